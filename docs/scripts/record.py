@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1]
 SHOWN_FOLDER = "/home/you/food"
-_BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _END = "=== end of command ==="
 
 
@@ -24,26 +26,37 @@ def record(page: Path) -> None:
     """Rewrites `page`. Raises subprocess.SubprocessError or OSError where the shell can't be run."""
     with tempfile.TemporaryDirectory(prefix="fasttrain-docs-") as name:
         folder = Path(name).resolve()
-        shutil.copy(DOCS.parent / "tools" / "sample.toml", folder)
-        cache = str(folder / ".cache")  # an empty one: the sample is drawn, as on a new machine
-        environment = {**os.environ, "COLUMNS": "92", "PYTHONWARNINGS": "ignore", "FASTTRAIN_CACHE": cache}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        shell = subprocess.Popen(
-            ["bash"],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        text = _BLOCK.sub(lambda block: block[1] + _run(shell, block[2], folder) + block[3], page.read_text("utf-8"))
-        shell.communicate()
+        text = typed(page.read_text("utf-8"), folder)
         page.write_text(text, "utf-8")
         for picture in re.findall(rf"\({page.stem}/([\w-]+\.png)\)", text):
             found = sorted([*folder.glob(picture), *folder.glob(f"runs/*/{picture}")])
             (page.parent / page.stem).mkdir(exist_ok=True)
             shutil.copy(found[-1], page.parent / page.stem / picture)
+
+
+def typed(text: str, folder: Path, limit_s: float = 3600) -> str:
+    """Return `text` with what its commands print now, run in `folder` by a shell that is killed after `limit_s`."""
+    shutil.copy(DOCS.parent / "tools" / "sample.toml", folder)
+    cache = str(folder / ".cache")  # an empty one: the sample is drawn, as on a new machine
+    environment = {**os.environ, "COLUMNS": "92", "PYTHONWARNINGS": "ignore", "FASTTRAIN_CACHE": cache}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    shell = subprocess.Popen(
+        ["bash"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    limit = threading.Timer(limit_s, os.killpg, (shell.pid, signal.SIGKILL))
+    limit.start()
+    try:
+        return BLOCK.sub(lambda block: block[1] + _run(shell, block[2], folder) + block[3], text)
+    finally:
+        limit.cancel()
+        shell.communicate()
 
 
 def _run(shell: subprocess.Popen[str], block: str, folder: Path) -> str:

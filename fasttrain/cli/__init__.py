@@ -20,6 +20,7 @@ from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
 from fasttrain.cli.init import init
 from fasttrain.cli.inspect import inspect
+from fasttrain.cli.late import SettingsCommand
 from fasttrain.cli.lr_find import lr_find_command
 from fasttrain.cli.models import models
 from fasttrain.cli.paths import with_user_paths
@@ -78,7 +79,7 @@ def common(debug: bool = DEBUG, version: bool = VERSION_OPTION) -> None:
         os.environ["FASTTRAIN_DEBUG"] = "1"
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., None] | SettingsCommand] = {
     "convert": convert,
     "merge": merge,
     "init": init,
@@ -103,7 +104,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(name=_name)(with_user_paths(_command))
+    if isinstance(_command, SettingsCommand):
+        _command.add_to(app, _name)
+    else:
+        app.command(name=_name)(with_user_paths(_command))
 
 
 def main() -> None:

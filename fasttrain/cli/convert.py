@@ -227,7 +227,7 @@ def merge(
     console = make_console()
     console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {out}")
     _print_conflicts(console, out, manifest)
-    _next(console, "next", f"fasttrain train --data {out}")
+    _next(console, "next", f"fasttrain train {out}")
 
 
 def _convert_part(
@@ -281,7 +281,7 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
     console.print(table)
     _print_rejected(console, result)
     _print_conflicts(console, result.out, manifest)
-    _next(console, "next", f"fasttrain train --data {out}")
+    _next(console, "next", f"fasttrain train {out}")
 
 
 def _print_rejected(console: Console, result: ConvertResult) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.groups import RunSettings, names_of
-from fasttrain.config.schema import TrainConfig
+from fasttrain.cli.late import SettingsCommand
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings
 
-_SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
-_SETTINGS -= {
+_NOT_OF_A_STEP = {
     *("eval_size", "crop_pct", "resize_mode"),
     *("progressive", "compile", "compile_mode", "ema_decay", "average", "refit", "tta"),
     *("learning_rate", "epochs", "minutes", "head_epochs", "scheduler", "warmup_epochs"),
@@ -21,7 +18,14 @@ _SETTINGS -= {
 }
 
 
-def lr_find_command() -> Callable[..., None]:
+def _settings() -> set[str]:
+    """Return the names of the settings that affect a training step."""
+    from fasttrain.config.groups import RunSettings, names_of
+
+    return (all_settings() - names_of(RunSettings) | {"log_format"}) - _NOT_OF_A_STEP
+
+
+def lr_find_command() -> SettingsCommand:
     """Return the command `lr-find`, with the options of `train` that affect a training step."""
 
     def lr_find(
@@ -67,4 +71,4 @@ def lr_find_command() -> Callable[..., None]:
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")
         console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(lr_find, _SETTINGS)
+    return SettingsCommand(lr_find, _settings)

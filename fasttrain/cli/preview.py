@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.groups import AugmentationSettings, DataSettings, names_of
-
-_SETTINGS = names_of(DataSettings, AugmentationSettings) - {"on_bad_sample", "limit_batches"}
-_SETTINGS |= {"model", "recipe", "epochs", "batch_size", "device", "seed"}
+from fasttrain.cli.late import SettingsCommand
+from fasttrain.cli.train import ConfigFile, check_settings
 
 
-def preview_command() -> Callable[..., None]:
+def _settings() -> set[str]:
+    """Return the names of the settings that affect the model's input."""
+    from fasttrain.config.groups import AugmentationSettings, DataSettings, names_of
+
+    names = names_of(DataSettings, AugmentationSettings) - {"on_bad_sample", "limit_batches"}
+    return names | {"model", "recipe", "epochs", "batch_size", "device", "seed"}
+
+
+def preview_command() -> SettingsCommand:
     """Return the command `preview`, with the options of `train` that affect the model's input."""
 
     def preview(
@@ -72,4 +76,4 @@ def preview_command() -> Callable[..., None]:
         size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
         console.print(f"{size}: {out}", soft_wrap=True)
 
-    return with_settings(preview, _SETTINGS)
+    return SettingsCommand(preview, _settings)

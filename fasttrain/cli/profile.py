@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.groups import names_of
-from fasttrain.config.schema import TrainConfig
+from fasttrain.cli.late import SettingsCommand
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings
 
 
-def profile_command() -> Callable[..., None]:
+def profile_command() -> SettingsCommand:
     """Return the command `profile`, with the options of `train`."""
 
     def profile(
@@ -39,4 +37,4 @@ def profile_command() -> Callable[..., None]:
             console.print(profile_table(result))
             console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(profile, names_of(TrainConfig) - {"profile", "folds"})
+    return SettingsCommand(profile, lambda: all_settings() - {"profile", "folds"})

@@ -8,18 +8,20 @@ import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic.fields import FieldInfo
 
+from fasttrain.cli.late import SettingsCommand
 from fasttrain.cli.streams import make_stdout_optional
-from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
-from fasttrain.config.schema import TrainConfig
-from fasttrain.config.values import ParsedValue
 from fasttrain.model.published import complete_model
 from fasttrain.version import __version__
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from fasttrain.config.schema import TrainConfig
 
 ConfigFile = Annotated[
     Path | None,
@@ -66,7 +68,7 @@ def take_argument(data_set: str | None, given: dict[str, Any]) -> None:
     given["data"] = data_set
 
 
-def train_command() -> Callable[..., None]:
+def train_command() -> SettingsCommand:
     """Return the command `train`, with one option for each field of `TrainConfig`."""
 
     def train(data_set: DataSet = None, config: ConfigFile = None, **given: Any) -> None:
@@ -85,13 +87,20 @@ def train_command() -> Callable[..., None]:
         else:
             run(config, **given)
 
-    return with_settings(train)
+    return SettingsCommand(train, all_settings)
 
 
-def with_settings(
-    command: Callable[..., None], names: Collection[str] = TrainConfig.model_fields
-) -> Callable[..., None]:
+def all_settings() -> set[str]:
+    """Return the names of all settings."""
+    from fasttrain.config.schema import TrainConfig
+
+    return {*TrainConfig.model_fields}
+
+
+def with_settings(command: Callable[..., None], names: Collection[str]) -> Callable[..., None]:
     """Return `command` with a signature for typer: an option for each setting in `names` replaces `**given`."""
+    from fasttrain.config.groups import GROUPS
+
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
     for panel, group in GROUPS.items():
@@ -197,6 +206,8 @@ def _as_text(default: Any) -> str:
 
 
 def _cli_type(annotation: Any) -> Any:
+    from fasttrain.config.values import ParsedValue
+
     # None always means "not given". pydantic checks ranges and choices, as its errors name the nearest valid value.
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [each for each in get_args(annotation) if each is not type(None)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.groups import names_of
-from fasttrain.config.schema import TrainConfig
+from fasttrain.cli.late import SettingsCommand
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings
 from fasttrain.extras import require
 
 
-def tune_command() -> Callable[..., None]:
+def tune_command() -> SettingsCommand:
     """Return the command `tune`, with the options of `train`."""
 
     def tune(
@@ -83,7 +81,7 @@ def tune_command() -> Callable[..., None]:
             console.print("train with the best settings:")
             console.print(result.command, style="bold", soft_wrap=True)
 
-    return with_settings(tune, names_of(TrainConfig) - {"out", "resume", "run_name", "folds"})
+    return SettingsCommand(tune, lambda: all_settings() - {"out", "resume", "run_name", "folds"})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import runpy
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from types import SimpleNamespace
+from typing import Any
 
 from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.extras import dali_extra, install
-from fasttrain.loaders.dali_graph import start_problem
 from fasttrain.machine import native_fix
-from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
 _DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "fasttrain._native": ()}
@@ -45,9 +45,10 @@ def examine(thorough: bool = False) -> list[Finding]:
     """Return the findings about Python, the cores, the CPU's abilities, torch, CUDA and each optional package.
 
     Packages are only looked up, which takes no time. `thorough` also imports each of them, as one may be installed but
-    broken.
+    broken. Without it, torch is imported only if nothing else can tell what the machine has (`_without_torch`).
     """
     set_environment()
+    found_torch = _torch(thorough or not _without_torch())
     others = busy_cores_warning()
     package = functools.partial(_package, thorough=thorough)
     return [
@@ -59,7 +60,7 @@ def examine(thorough: bool = False) -> list[Finding]:
             "training has to wait for them; end them, or train with OMP_NUM_THREADS=1" if others else "",
         ),
         _cpu_abilities(),
-        Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        found_torch,
         _cuda(),
         package("torchvision", "torchvision", "pip install torchvision"),
         package("timm", "timm", "pip install timm"),
@@ -82,35 +83,107 @@ def examine(thorough: bool = False) -> list[Finding]:
     ]
 
 
+def _without_torch() -> bool:
+    """Return whether this machine can be described without torch, which takes seconds to import.
+
+    On Linux, torch finds an NVIDIA GPU through the driver's library, so there is none without it. Other systems and
+    builds have other devices, and other CPUs other conditions for fast bf16.
+    """
+    version = _torch_version()
+    if "torch" in sys.modules or version is None or version.hip or getattr(version, "xpu", None):
+        return False
+    return sys.platform == "linux" and not _has_nvidia_driver() and _has_fast_bf16() is not None
+
+
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _torch(wanted: bool) -> Finding:
+    """Find torch, and import it if that is `wanted`."""
+    found = _package("torch", "torch", "pip install torch", thorough=wanted)
+    if not found.present:
+        return found
+    if (torch := _imported_torch()) is None:
+        return Finding("torch", True, str(getattr(_torch_version(), "__version__", found.found)))
+    return Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _imported_torch() -> Any:
+    """Return torch if it is imported, else None."""
+    return sys.modules.get("torch")
+
+
+def _torch_version() -> Any:
+    """Return `torch.version`, read from its file if torch isn't imported. None if there is no such file."""
+    if (torch := _imported_torch()) is not None:
+        return torch.version
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
+    return SimpleNamespace(**runpy.run_path(str(file))) if file is not None and file.is_file() else None
+
+
 def _cpu_abilities() -> Finding:
     wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
-        have = [name for flag, name in wanted.items() if flag in flags]
-    except OSError:  # macOS, Windows
-        have = [torch.backends.cpu.get_cpu_capability()]
-    slow = amp_problem(torch.device("cpu"), "bf16")
+    flags = _cpu_flags()
+    have = [name for flag, name in wanted.items() if flag in flags]
+    slow = None
+    if (torch := _imported_torch()) is not None:
+        from fasttrain.model.precision import amp_problem
+
+        have = have or [torch.backends.cpu.get_cpu_capability()]  # macOS, Windows
+        slow = amp_problem(torch.device("cpu"), "bf16")
+    elif _has_fast_bf16() is False:
+        slow = "this CPU has no fast bf16: training in fp32"
     return Finding("CPU abilities", bool(have), ", ".join(have) or "none known", f"--amp: {slow}" if slow else "")
 
 
+def _cpu_flags() -> set[str]:
+    """Return what Linux says that the CPU can do; nothing on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def _has_fast_bf16() -> bool | None:
+    """Return whether oneDNN has kernels for bf16 on this CPU: on x86 with AVX-512. None if only torch can tell."""
+    flags = _cpu_flags()
+    if {"avx512bw", "avx512dq", "avx512vl"} <= flags:
+        return True
+    return None if "avx2" not in flags or flags & {"avx512f", "avx_ne_convert"} else False
+
+
 def _cuda() -> Finding:
-    if not torch.cuda.is_available():
-        if torch.backends.mps.is_available():
-            return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
-        return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
-    names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported(False)})")
+    none = Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
+    if (torch := _imported_torch()) is None:
+        return none
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported(False)})")
+    if torch.backends.mps.is_available():
+        from fasttrain.model.precision import amp_problem
+
+        return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
+    return none
 
 
 def _dali(thorough: bool = False) -> Finding:
     """Look for DALI. On a machine with a GPU, also check that its CUDA version matches torch's, and that it decodes."""
-    on_gpu = torch.cuda.is_available()
-    found = _package("DALI", "nvidia.dali", install(dali_extra(torch.version.cuda)), thorough=thorough or on_gpu)
+    torch, cuda = _imported_torch(), getattr(_torch_version(), "cuda", None)
+    on_gpu = torch is not None and torch.cuda.is_available()
+    found = _package("DALI", "nvidia.dali", install(dali_extra(cuda)), thorough=thorough or on_gpu)
     if not found.present or not on_gpu:
         return found
+    from fasttrain.loaders.dali_graph import start_problem
+
     version = int(sys.modules["nvidia.dali"].__cuda_version__)  # 12986 for 12.9
-    if fix := dali_mismatch(version // 1000, torch.version.cuda):
+    if fix := dali_mismatch(version // 1000, cuda):
         return Finding("DALI", False, found.found, fix)
     if problem := start_problem("cuda"):
         return Finding("DALI", False, f"{found.found}: {problem}", "train with --loader native")

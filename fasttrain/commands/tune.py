@@ -129,7 +129,7 @@ class _Search:
                 self.console.print(f"--timeout: stopped after {len(self._ended())} of {trials} trials")
             result = self._result()
             if result.best is not None and result.best.top1 is not None:
-                tracker.log_metrics({"best/top1": result.best.top1}, step=len(result.trials))
+                tracker.log_metrics({"val_best/top1": result.best.top1}, step=len(result.trials))
                 tracker.set_tags({"best_trial": result.best.number, "best_command": result.command})
             tracker.log_artifacts(result.plots)
         return result

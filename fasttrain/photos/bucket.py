@@ -71,7 +71,7 @@ class _BucketTree:
         self._files: dict[str, list[Found | Ignored]] = {}
         found = find(url)
         if "manifest.json" in found:
-            raise UserError(f"--source {url} holds shards already; train on them: fasttrain train --data {url}")
+            raise UserError(f"--source {url} holds shards already; train on them: fasttrain train {url}")
         unknown = {path: int(info["size"] or 0) for path, info in found.items() if _suffix(path) not in PHOTOGRAPHS}
         heads = _heads(url, unknown)
         for path, info in found.items():

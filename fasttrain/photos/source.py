@@ -231,7 +231,7 @@ def reasons(each: Sequence[str]) -> str:
 def refuse_shards(root: Path) -> None:
     """Raise UserError if the folder `root` holds shards, because they can't be converted again."""
     if (root / "manifest.json").exists():
-        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train {root}")
     if (root / ".parts").is_dir():
         raise UserError(f"--source {root} holds an unfinished conversion; give the folder of the photographs")
     if any(root.glob("index*.npy")) and any(root.glob("*.tar")):

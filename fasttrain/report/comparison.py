@@ -63,12 +63,12 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
 
     rows = [
         _row("epochs", [run.epochs for run in runs], _NEITHER, _integer),
-        _row("best/epoch", [run.best_epoch for run in runs], _NEITHER, _integer),
+        _row("val_best/epoch", [run.best_epoch for run in runs], _NEITHER, _integer),
     ]
     curves = ("val/top1", "val/map", "val/loss", "train/top1", "train/loss")
     at_best = {name: [run.at_best(name) for run in runs] for name in curves}
     rows += [_row(name, values, *_kind(name)) for name, values in at_best.items()]
-    for group in ("best", "test"):
+    for group in ("val_best", "test"):
         for name in ("top1", "top3", "top5", "map", "loss", "micro_f1", "macro_f1"):
             values = [run.metrics.get(f"{group}/{name}") for run in runs]
             if values != at_best.get(f"val/{name}"):  # usually equal, because the weights are the best epoch's

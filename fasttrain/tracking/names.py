@@ -1,6 +1,7 @@
-"""The names of a run's metrics: `train/…`, `val/…`, `best/…`, `test/…` and `speed/…`, the same in every tracker.
+"""The names of a run's metrics: `train/…`, `val/…`, `val_best/…`, `test/…` and `speed/…`, the same in every tracker.
 
-`best/…` are validation metrics of the weights that the run keeps. A metric that a callback logs keeps its own name.
+`val_best/…` are validation metrics of the weights that the run keeps. Trackers sort groups by name, so the curves of
+`train` and `val` come before these single numbers. A metric that a callback logs keeps its own name.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ FINAL = (
 )
 """The metrics of the final evaluation. `accuracy` and `weighted_recall` equal `top1`, and `samples` is constant."""
 
-_RUN = {"best_epoch": "best/epoch", "training_seconds": "speed/training_seconds"}
-_OLD_PREFIXES = {"best_epoch_val_": "best/", "averaged_val_": "best/", "best_val_": "best/", "best_test_": "test/"}
+_RUN = {"best_epoch": "val_best/epoch", "training_seconds": "speed/training_seconds"}
+_OLD_PREFIXES = {
+    **dict.fromkeys(("best_epoch_val_", "averaged_val_", "best_val_"), "val_best/"),
+    "best_test_": "test/",
+}
 
 
 def epoch_metrics(record: Mapping[str, Any]) -> dict[str, float]:
@@ -56,12 +60,12 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
     Top-3 and top-5 accuracy are left out if there are no more classes than that, because they are then always 1.
     """
-    group = "test" if evaluation["split"] == "test" else "best"
+    group = "test" if evaluation["split"] == "test" else "val_best"
     classes = len(evaluation.get("classes") or ()) or math.inf
     numbers = {"loss": math.nan, **_numbers(evaluation)}  # JSON has no number for a loss that is not finite
     found = {_RUN[name]: numbers[name] for name in _RUN if name in numbers}
     for prefix in ("best_epoch_val_", "averaged_val_"):  # an average replaces the best epoch's weights
-        found |= {f"best/{name.removeprefix(prefix)}": numbers[name] for name in numbers if name.startswith(prefix)}
+        found |= {f"val_best/{name.removeprefix(prefix)}": numbers[name] for name in numbers if name.startswith(prefix)}
     constant = {f"top{count}" for count in (3, 5) if classes <= count}
     return found | {f"{group}/{name}": numbers[name] for name in FINAL if name in numbers and name not in constant}
 

@@ -129,7 +129,7 @@ class TrackedRun:
             "error": self.error,
             "model": self.params.get("model"),
             "loader": self.params.get("loader"),
-            "best/epoch": self.best_epoch,
+            "val_best/epoch": self.best_epoch,
             "val/top1": self.at_best("val/top1"),
             "test/top1": self.metrics.get("test/top1"),
             "epochs": self.epochs,

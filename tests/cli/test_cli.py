@@ -27,14 +27,15 @@ def fasttrain(*arguments, **environment):
 @pytest.mark.slow
 def test_help_lists_the_commands_without_heavy_imports():
     code = (
-        "import sys; sys.argv = ['fasttrain', 'train', '--help']\n"
+        "import sys\n"
         "import atexit; atexit.register(lambda: print('HEAVY', [name for name in "
-        "('torch', 'mlflow', 'timm', 'torchvision', 'matplotlib', 'nvidia.dali', 'ffcv', 'sklearn', 'numpy') "
-        "if name in sys.modules]))\n"
+        "('torch', 'mlflow', 'timm', 'torchvision', 'matplotlib', 'nvidia.dali', 'ffcv', 'sklearn', 'numpy', "
+        "'pydantic') if name in sys.modules]))\n"
         "from fasttrain.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
-    assert "HEAVY []" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
+    for line, heavy in (["--help"], "[]"), (["train", "--help"], "['pydantic']"):
+        done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=PATIENCE)
+        assert f"HEAVY {heavy}" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
     listed = fasttrain("--help").stdout
     for command in ("convert", "train", "evaluate", "predict", "doctor"):
         assert command in listed
@@ -142,15 +143,35 @@ def test_doctor_tells_what_is_absent_broken_or_not_named_as_it_is_installed(tmp_
 
 
 @pytest.mark.slow
-def test_doctor_imports_torch_alone():
+def test_doctor_imports_torch_at_most():
+    from fasttrain.commands.doctor import _has_fast_bf16, _has_nvidia_driver
+
     code = (
         "import sys; sys.argv = ['fasttrain', 'doctor']\n"
-        "import atexit; atexit.register(lambda: print({'mlflow', 'timm', 'torchvision', 'ffcv', 'nvidia.dali', "
-        "'onnx', 'optuna', 'scipy', 'pandas'} & set(sys.modules)))\n"
+        "import atexit; atexit.register(lambda: print({'torch', 'mlflow', 'timm', 'torchvision', 'ffcv', "
+        "'nvidia.dali', 'onnx', 'optuna', 'scipy', 'pandas'} & set(sys.modules)))\n"
         "from fasttrain.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout.endswith("\nset()\n"), done.stdout + done.stderr
+    without = sys.platform == "linux" and not _has_nvidia_driver() and _has_fast_bf16() is not None
+    assert done.stdout.endswith("\nset()\n" if without else "\n{'torch'}\n"), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_doctor_finds_the_same_with_torch_and_without():
+    code = "import json, sys\nfrom fasttrain.commands.doctor import examine\n"
+    code += "print(json.dumps([found.to_dict() for found in examine() if found.part != 'cores']))"
+    one, other = (
+        json.loads(subprocess.run([sys.executable, "-c", each], capture_output=True, timeout=PATIENCE).stdout)
+        for each in (code, f"import torch\n{code}")
+    )
+    known = next(each for each in one if each["part"] == "torch")
+    tried = next(each for each in other if each["part"] == "torch")
+    assert tried["found"].startswith(known["found"])
+    if fast := next(each for each in other if each["part"] == "CPU abilities")["mend"]:
+        assert "no fast bf16" in fast
+    assert [each["part"] for each in one] == [each["part"] for each in other]
+    assert [each["present"] for each in one] == [each["present"] for each in other]
 
 
 @pytest.mark.full
@@ -160,7 +181,7 @@ def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
     assert any("fasttrain-vision[" in each["fix"] for each in doctors), "no extra is missing here: nothing was tested"
     assert all(each["fix"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
-    assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
+    assert f"fasttrain train {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
 
 
 @pytest.mark.slow

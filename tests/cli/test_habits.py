@@ -90,7 +90,7 @@ def test_convert_takes_the_photographs_as_an_argument_and_names_the_shards(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photographs, tmp_path / "pets")
     code, out, _ = fasttrain("convert", "pets")
-    assert code == 0 and "next: fasttrain train --data shards/pets" in out
+    assert code == 0 and "next: fasttrain train shards/pets" in out
     assert (tmp_path / "shards" / "pets" / "manifest.json").is_file()
 
 

@@ -14,7 +14,8 @@ import pytest
 import typer
 
 import fasttrain
-from fasttrain.cli import app
+from fasttrain.cli import _COMMANDS, app
+from fasttrain.cli.late import SettingsCommand
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import NoSuchHome, cache_root, user_path
 from fasttrain.config.schema import TrainConfig
@@ -82,16 +83,21 @@ def _given(command: Callable[..., None], line: list[str]) -> dict[str, Any]:
     return {**found, **found.get("given", {})}
 
 
+def _function(command: str) -> Callable[..., None]:
+    known = _COMMANDS[command]
+    return known.with_options if isinstance(known, SettingsCommand) else known
+
+
 def _parameters() -> list[tuple[str, str, Any]]:
     """(command, parameter, type without None) of all that a user may write."""
     found = []
-    for command in app.registered_commands:
-        hints = get_type_hints(command.callback)
-        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+    for command in _COMMANDS:
+        hints = get_type_hints(_function(command))
+        for name, parameter in inspect.signature(_function(command), eval_str=True).parameters.items():
             kind = parameter.annotation if parameter.annotation is not parameter.empty else hints[name]
             kind = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
             kinds = [each for each in get_args(kind) if each is not type(None)]
-            found.append((str(command.name), name, kinds[0] if type(None) in get_args(kind) else kind))
+            found.append((command, name, kinds[0] if type(None) in get_args(kind) else kind))
     return found
 
 
@@ -115,7 +121,6 @@ def test_a_bucket_has_no_home() -> None:
 )
 @pytest.mark.slow
 def test_every_option_of_type_path_is_expanded(command: str, name: str, kind: Any, home: Path) -> None:
-    info = next(each for each in app.registered_commands if each.name == command)
     click_command = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
     (option,) = (each for each in click_command.params if each.name == name)
     line = [command]
@@ -123,7 +128,7 @@ def test_every_option_of_type_path_is_expanded(command: str, name: str, kind: An
         if each.required or each is option:
             value = "~/x" if each is option else "x"
             line += [value] if each.param_type_name == "argument" else [f"{each.opts[0]}={value}"]
-    given = _given(info.callback, line)[name]
+    given = _given(_function(command), line)[name]
     assert given == ([home / "x"] if kind == list[Path] else home / "x")
 
 

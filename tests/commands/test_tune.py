@@ -101,7 +101,7 @@ def test_mlflow_has_the_study_with_its_trials_below_it(study, client):
     assert {run.data.tags["study"] for run in runs} == {str((result.out / "study.db").resolve())}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_name for run in children} == {f"trial {trial.number}" for trial in result.trials}
-    assert parents[0].data.metrics["best/top1"] == result.best.top1
+    assert parents[0].data.metrics["val_best/top1"] == result.best.top1
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
     assert names >= {path.name for path in result.plots} and len(result.plots) >= 4
 

@@ -112,7 +112,7 @@ def parsed(line: list[str]) -> dict[str, Any]:
         caught.update(given)
 
     app = typer.Typer()
-    app.command()(with_settings(command))
+    app.command()(with_settings(command, FIELDS))
     get_command(app).main(with_current_track_option(line), standalone_mode=False)
     return caught
 

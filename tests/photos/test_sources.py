@@ -126,7 +126,7 @@ def test_errors_are_one_line_with_the_fix(tmp_path) -> None:
     lay(tmp_path / "two", "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "valid/cat/1.jpg")
     assert "keep one" in refused(tmp_path / "two")
     lay(tmp_path / "shards", "manifest.json")
-    assert "fasttrain train --data" in refused(tmp_path / "shards")
+    assert "fasttrain train " in refused(tmp_path / "shards")
 
 
 @pytest.fixture

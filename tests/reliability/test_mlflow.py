@@ -349,7 +349,7 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
         run = assert_once(server, experiment, run_folder)
-        assert run.data.params["model"] == SMALL["model"] and run.data.metrics["best/epoch"] >= 1
+        assert run.data.params["model"] == SMALL["model"] and run.data.metrics["val_best/epoch"] >= 1
         assert "report.html" in artifacts(server, run)
     fault.seen(
         "SIGTERM while MLflow's server is away",

@@ -296,7 +296,7 @@ def test_the_command_line_says_where_they_are(server, mixed):
     said = CliRunner().invoke(app, ["convert", "--source", str(mixed), "--out", URL, "--cut", "none"])
     assert said.exit_code == 0, said.exception
     text = " ".join(said.output.split())
-    assert f"fasttrain train --data {URL}" in text and f"listed in {URL}/rejected.tsv" in text
+    assert f"fasttrain train {URL}" in text and f"listed in {URL}/rejected.tsv" in text
     assert "cat/broken.jpg: " in text
     assert json.loads(held()["manifest.json"])["counts"]["broken"] > 0
 

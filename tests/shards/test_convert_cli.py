@@ -27,7 +27,7 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
         "2 broken, 1 other files",
         "cat/empty.jpg: empty file",
         str(tmp_path / "out" / "rejected.tsv"),
-        f"fasttrain train --data {tmp_path / 'out'}",
+        f"fasttrain train {tmp_path / 'out'}",
     ):
         assert part in result.output
     again = run("--source", mixed, "--out", tmp_path / "out", "--cut", "none")

@@ -127,7 +127,7 @@ def test_from_the_command_line(mixed, tmp_path):
         result = run("convert", "--source", mixed, "--out", out, "--part", part, "--cut", "none")
         assert result.exit_code == 0 and "fasttrain merge" in result.output, result.exception
     result = run("merge", out)
-    assert result.exit_code == 0 and "fasttrain train --data" in result.output
+    assert result.exit_code == 0 and "next: fasttrain train " in result.output
 
 
 @pytest.mark.parametrize(

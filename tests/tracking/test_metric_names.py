@@ -21,7 +21,7 @@ from fasttrain.tracking.runs import find_runs, list_runs, run_of_folder
 from fasttrain.tracking.tracker import Tracker
 from fasttrain.training.result import RECORDED
 
-GROUPS = ("train", "val", "best", "test", "speed")
+GROUPS = ("train", "val", "val_best", "test", "speed")
 HISTORY = [
     {"epoch": epoch, "train_loss": 1.0, "val_loss": 1 / epoch, "val_top1": 0.2 * epoch, "img/s": 50.0, "improved": True}
     for epoch in (1, 2)
@@ -53,15 +53,15 @@ def test_the_final_metrics_are_of_the_weights_that_are_kept() -> None:
     of_test = final_metrics(evaluation("test", averaged_val_loss=0.4))
     assert math.isnan(of_test.pop("test/loss"))
     assert of_test == {
-        "best/epoch": 2,
-        "best/loss": 0.4,
+        "val_best/epoch": 2,
+        "val_best/loss": 0.4,
         "speed/training_seconds": 9.0,
         "test/top1": 0.3,
         "test/macro_f1": 0.2,
     }
     of_val = final_metrics(evaluation("val", loss=0.45, classes=[{}] * 4))
-    assert (of_val["best/loss"], of_val["best/top1"], of_val["best/top3"]) == (0.45, 0.3, 1.0)
-    assert "best/top5" not in of_val, "1 by definition"
+    assert (of_val["val_best/loss"], of_val["val_best/top1"], of_val["val_best/top3"]) == (0.45, 0.3, 1.0)
+    assert "val_best/top5" not in of_val, "1 by definition"
 
 
 @pytest.mark.slow
@@ -79,9 +79,9 @@ def test_a_run_of_an_older_version_is_read_listed_and_compared_like_a_new_one(he
     assert old.curves == new.curves and old.curves["val/loss"] == {1: 1.0, 2: 0.5}
     assert old.seconds == new.seconds == 9.0
     rows = {row.name: row.values for row in metric_rows([old, new])}
-    assert rows["test/top1"] == (0.3, 0.3) and rows["best/epoch"] == (2, 2)
+    assert rows["test/top1"] == (0.3, 0.3) and rows["val_best/epoch"] == (2, 2)
     assert rows["speed/images_per_second"] == (50.0, 50.0)
-    assert "best/loss" not in rows, "the best epoch's val/loss again"
+    assert "val_best/loss" not in rows, "the best epoch's val/loss again"
 
 
 def test_a_run_keeps_the_names_that_it_began_with(tmp_path: Path) -> None:
@@ -106,5 +106,5 @@ def _logged(folder: Path) -> set[str]:
 def test_the_docs_list_every_name() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/how-to/tracking.md").read_text("utf-8")
     listed = set(re.findall(rf"`((?:{'|'.join(GROUPS)})/\w+)`", page))
-    final = {f"{group}/{name}" for group in ("best", "test") for name in names.FINAL}
-    assert listed == {*names.EPOCH.values(), *final, "best/epoch", "speed/training_seconds"}
+    final = {f"{group}/{name}" for group in ("val_best", "test") for name in names.FINAL}
+    assert listed == {*names.EPOCH.values(), *final, "val_best/epoch", "speed/training_seconds"}

@@ -115,7 +115,7 @@ def test_the_last_metrics_of_a_run_that_goes_on_are_kept(tmp_path: Path) -> None
     record.keep_final_metrics()
     (tmp_path / "evaluation.json").unlink()
     (row,) = record.metrics
-    assert row["step"] == 1 and row["metrics"]["best/top1"] == 0.5
+    assert row["step"] == 1 and row["metrics"]["val_best/top1"] == 0.5
     record.metrics.clear()
     record.keep_final_metrics()
     assert record.metrics == [], "there are none"

@@ -65,7 +65,7 @@ def test_runs_are_listed_with_the_metrics_of_their_best_epoch(three: dict[str, s
     assert [run.name for run in runs] == ["broken", "stopped", "good"], "the newest first"
     assert [run.status for run in runs] == ["failed", "killed", "finished"]
     good = runs[2].to_dict()
-    assert good["run_id"] == three["good"] and good["best/epoch"] == 2 and good["epochs"] == 3
+    assert good["run_id"] == three["good"] and good["val_best/epoch"] == 2 and good["epochs"] == 3
     assert good["val/top1"] == pytest.approx(0.8) and good["test/top1"] == pytest.approx(0.7)
     assert (
         good["speed/images_per_second"] == pytest.approx(200) and good["duration"] == 180 and good["epochs_asked"] == 5
@@ -199,7 +199,7 @@ def test_a_trained_run_is_the_same_from_its_folder_and_from_mlflow(shard_folder:
     assert differences([folder, tracked]) == {}
     for mine, row in ((row.values[0], row) for row in metric_rows([folder, tracked])):
         assert row.values[1] == pytest.approx(mine), row.name
-    assert tracked.metrics["best/top1"] == folder.metrics["best/top1"] == result.evaluation.top1
+    assert tracked.metrics["val_best/top1"] == folder.metrics["val_best/top1"] == result.evaluation.top1
     assert folder.folder == tracked.folder == result.folder.resolve()
 
 

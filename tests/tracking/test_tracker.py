@@ -68,9 +68,9 @@ def test_everything_in_the_folder_is_in_the_store(here: Path, client: Any) -> No
     assert [(point.step, point.value) for point in points] == [(epoch, epoch) for epoch in range(1, 1501)]
     assert "f1 crème: brûlée_" in run.data.metrics and "improved" not in run.data.metrics
     assert math.isnan(run.data.metrics["nan"]) and math.isnan(run.data.metrics["test/loss"])
-    assert {name: run.data.metrics[name] for name in ("test/top1", "best/epoch", "speed/training_seconds")} == {
+    assert {name: run.data.metrics[name] for name in ("test/top1", "val_best/epoch", "speed/training_seconds")} == {
         "test/top1": 0.5,
-        "best/epoch": 7,
+        "val_best/epoch": 7,
         "speed/training_seconds": 2.5,
     }
     (final,) = client.get_metric_history(tracker.run_id, "test/top1")

@@ -82,7 +82,7 @@ def test_it_chooses_the_epoch_and_everything_says_so(monitor, best, shard_folder
     title = MONITORS[monitor].title
     assert title in " ".join(capsys.readouterr().out.split()) and title in (run.folder / "report.html").read_text()
     found = run_of_folder(run.folder)
-    assert found.best_epoch == found.metrics["best/epoch"] == best
+    assert found.best_epoch == found.metrics["val_best/epoch"] == best
     kept = last_state(run.folder)["early_stopping"]
     assert (kept["monitor"], kept["best_epoch"]) == (monitor, best - 1)
     assert kept["best"] == run.history[best - 1][field]
@@ -117,5 +117,5 @@ def test_mlflow_has_the_metric(shard_folder, tmp_path, monkeypatch, scripted):
     run = train(data=shard_folder, out=tmp_path / "runs", **{**RUN, "epochs": 2, "monitor": "top1"})
     found = MlflowClient(uri).get_run(run.mlflow_run_id).data
     assert found.params["monitor"] == "top1"
-    assert (found.metrics["best/epoch"], found.metrics["val/top1"]) == (2, 0.7)
+    assert (found.metrics["val_best/epoch"], found.metrics["val/top1"]) == (2, 0.7)
     assert found.metrics["val/macro_f1"] == 0.4
