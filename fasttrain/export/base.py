@@ -60,6 +60,9 @@ class Format(ABC):
     tolerance: ClassVar[float] = 1e-3
     """How much a logit may differ from the model's, as a share of the greatest one."""
 
+    unchecked: ClassVar[str | None] = None
+    """Why the file can't be run on this machine, in which case it isn't compared with the model."""
+
     calibration: ClassVar[int] = 0
     """How many photographs of the training split `write` wants, to choose the ranges of integers with."""
 

@@ -36,6 +36,8 @@ class ExportResult:
     pictures, whose greatest logit is `max_logit`; `same_top1` of them have the same likeliest class.
 
     model_bytes: the size of the model's weights. accuracy: None where the data has no labels.
+    unchecked: why the file wasn't run, or None where it was. An unchecked file was compared on no photographs: the
+    differences are None, and it has neither an accuracy nor speeds.
     """
 
     path: Path
@@ -44,10 +46,11 @@ class ExportResult:
     metadata: dict[str, Any]
     photographs: int
     source: str
-    max_difference: float
-    max_logit: float
-    same_top1: int
+    max_difference: float | None
+    max_logit: float | None
+    same_top1: int | None
     accuracy: Accuracy | None
+    unchecked: str | None
     runtime: str
     threads: int
     speeds: list[Speed]
@@ -103,27 +106,29 @@ def export(
     metadata = metadata_of(spec, input)
     threads = torch.get_num_threads()
     accuracy: Accuracy | None = None
+    difference, greatest, same = None, None, None
     say(f"exporting {spec.name} as {format}")
     try:
         make_folder(path.parent)
         with atomic_folder(path) as folder:  # weights of 2 GB and more lie in a second file
             written = folder / path.name
             kind.write(graph, takes(examples), written, metadata)
-            run = kind.open(written, threads)
-            say(f"comparing it with the model on {len(pixels)} photographs")
-            difference, greatest, same = _compare(run, graph, takes(pixels))
-            _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+            run = None if kind.unchecked else kind.open(written, threads)
             eager = _eager(trained, spec)
-            if shards is not None:
+            if run is not None:
+                say(f"comparing it with the model on {len(pixels)} photographs")
+                difference, greatest, same = _compare(run, graph, takes(pixels))
+                _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+            if run is not None and shards is not None:
                 say("measuring its accuracy on the validation split")
-                accuracy = measure_accuracy(shards, spec, eager, lambda images: run(takes(images)))
+                accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
                 _require_accurate(accuracy, accept_drop, kind)
             metadata = kind.read_metadata(written)
             size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:
         raise of_os(error, path, "choose another --out") from error
     speeds: list[Speed] = []
-    if speed:
+    if speed and run is not None:
         say("measuring its speed")
         speeds = measure((run, takes(pixels)), (eager, pixels))
     return ExportResult(
@@ -131,12 +136,13 @@ def export(
         bytes=size,
         model_bytes=sum(each.nbytes for each in trained.state_dict().values()),
         metadata=metadata,
-        photographs=len(pixels),
+        photographs=0 if run is None else len(pixels),
         source=source,
         max_difference=difference,
         max_logit=greatest,
         same_top1=same,
         accuracy=accuracy,
+        unchecked=kind.unchecked,
         runtime=kind.runtime,
         threads=threads,
         speeds=speeds,
@@ -160,6 +166,10 @@ def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
             "validation split; give --data shards that have both, and the model's classes"
         )
     return shards
+
+
+def _after(takes: Run, run: Run) -> Run:
+    return lambda images: run(takes(images))
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:
