@@ -1,13 +1,16 @@
 """Name what is on photographs with an exported file: `python exported_model.py model.onnx dinner.jpg lunch.jpg`.
 
-Needs NumPy, Pillow and the runtime of the file: `onnxruntime` for .onnx, `openvino` for .xml. All else that is to be
-known, the classes, the size and what the logits mean, is in the file's metadata.
+Needs NumPy, Pillow and the runtime of the file: `onnxruntime` for .onnx, `openvino` for .xml, `ai-edge-litert` for
+.tflite, and `executorch` with torch for .pte. All else that is to be known, the classes, the size and what the logits
+mean, is in the file's metadata.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 from photograph import load_photograph
@@ -29,6 +32,38 @@ def open_openvino(path):
     return lambda images: compiled([images])[0], {key: value.astype(str) for key, value in said.items()}
 
 
+def open_litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def run(images):
+        interpreter.set_tensor(taken, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(given)
+
+    with zipfile.ZipFile(path) as archive:  # it is at the end of the file
+        return run, as_text(json.loads(archive.read("metadata.json")))
+
+
+def open_executorch(path):
+    import torch
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path)
+    forward, said = program.load_method("forward"), program.load_method("metadata").execute([])[0]
+    return lambda images: forward.execute([torch.from_numpy(images)])[0].numpy(), as_text(json.loads(said))
+
+
+def as_text(metadata):
+    return {key: each if isinstance(each, str) else json.dumps(each) for key, each in metadata.items()}
+
+
+OPEN = {".onnx": open_onnx, ".xml": open_openvino, ".tflite": open_litert, ".pte": open_executorch}
+
+
 def name_classes(logits, metadata):
     """Return the names of the classes that one photograph's logits mean, and their probabilities."""
     classes = json.loads(metadata["classes"])
@@ -46,7 +81,7 @@ def name_classes(logits, metadata):
 
 def main():
     path, *photographs = sys.argv[1:]
-    run, metadata = open_openvino(path) if path.endswith(".xml") else open_onnx(path)
+    run, metadata = OPEN[Path(path).suffix](path)
     seen = {"crop_pct": float(metadata["crop_pct"])}
     seen |= {key: metadata[key] for key in ("resize_mode", "interpolation")}
     for photograph in photographs:

@@ -60,6 +60,9 @@ class Format(ABC):
     tolerance: ClassVar[float] = 1e-3
     """The most that a logit of the file may differ from the model's, as a share of the greatest logit."""
 
+    unchecked: ClassVar[str | None] = None
+    """Why the file can't be run on this machine, in which case it isn't compared with the model."""
+
     calibration: ClassVar[int] = 0
     """The number of training photographs from which `write` chooses the ranges of integers, or 0."""
 

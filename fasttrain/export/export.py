@@ -39,7 +39,9 @@ class ExportResult:
     `source`: a phrase that says where these come from. `max_difference`: the greatest absolute difference between a
     logit of the file and of the model. `max_logit`: the model's greatest absolute logit. `same_top1`: the number of
     photographs with the same likeliest class. `accuracy`: None if the data has no labels for the model. `runtime`: the
-    library that runs the file. `threads`: the number of CPU threads used for `speeds`.
+    library that runs the file. `threads`: the number of CPU threads used for `speeds`. `unchecked`: why the file could
+    not be run here, or None if it was run. Without a run `photographs` is 0, the differences are None, and there is
+    neither an accuracy nor a speed.
     """
 
     path: Path
@@ -48,10 +50,11 @@ class ExportResult:
     metadata: dict[str, Any]
     photographs: int
     source: str
-    max_difference: float
-    max_logit: float
-    same_top1: int
+    max_difference: float | None
+    max_logit: float | None
+    same_top1: int | None
     accuracy: Accuracy | None
+    unchecked: str | None
     runtime: str
     threads: int
     speeds: list[Speed]
@@ -112,27 +115,29 @@ def export(
     metadata = metadata_of(spec, input)
     threads = torch.get_num_threads()
     accuracy: Accuracy | None = None
+    difference, greatest, same = None, None, None
     say(f"exporting {spec.name} as {format}")
     try:
         make_folder(path.parent)
         with atomic_folder(path) as folder:  # a folder, because weights of 2 GB and more get a second file
             written = folder / path.name
             kind.write(graph, takes(examples), written, metadata)
-            run = kind.open(written, threads)
-            say(f"comparing the file with the model on {len(pixels)} photographs")
-            difference, greatest, same = _compare(run, graph, takes(pixels))
-            _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+            run = None if kind.unchecked else kind.open(written, threads)
             eager = _eager(trained, spec)
-            if shards is not None:
+            if run is not None:
+                say(f"comparing the file with the model on {len(pixels)} photographs")
+                difference, greatest, same = _compare(run, graph, takes(pixels))
+                _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+            if run is not None and shards is not None:
                 say("measuring the accuracy on the validation split")
-                accuracy = measure_accuracy(shards, spec, eager, lambda images: run(takes(images)))
+                accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
                 _require_accurate(accuracy, accept_drop, kind)
             metadata = kind.read_metadata(written)
             size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:
         raise of_os(error, path, "choose another --out") from error
     speeds: list[Speed] = []
-    if speed:
+    if speed and run is not None:
         say("measuring the speed")
         speeds = measure((run, takes(pixels)), (eager, pixels))
     return ExportResult(
@@ -140,12 +145,13 @@ def export(
         bytes=size,
         model_bytes=sum(each.nbytes for each in trained.state_dict().values()),
         metadata=metadata,
-        photographs=len(pixels),
+        photographs=0 if run is None else len(pixels),
         source=source,
         max_difference=difference,
         max_logit=greatest,
         same_top1=same,
         accuracy=accuracy,
+        unchecked=kind.unchecked,
         runtime=kind.runtime,
         threads=threads,
         speeds=speeds,
@@ -169,6 +175,10 @@ def _require_calibration_shards(shards: ShardSet | None, format: str) -> ShardSe
             "--data shards with the model's classes, a training split and a validation split"
         )
     return shards
+
+
+def _after(takes: Run, run: Run) -> Run:
+    return lambda images: run(takes(images))
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:

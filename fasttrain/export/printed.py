@@ -17,10 +17,13 @@ def facts(result: ExportResult) -> Table:
     table.add_row("gives", result.metadata["output"])
     if (quantization := result.metadata.get("quantization")) is not None:
         table.add_row("integers", quantization)
-    share = result.max_difference / max(1.0, result.max_logit)
-    table.add_row("checked", f"{result.photographs:,} photographs, {result.source}")
-    table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
-    table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
+    if result.max_difference is None or result.max_logit is None:
+        table.add_row("not checked", result.unchecked)
+    else:
+        share = result.max_difference / max(1.0, result.max_logit)
+        table.add_row("checked", f"{result.photographs:,} photographs, {result.source}")
+        table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
+        table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
     if (accuracy := result.accuracy) is not None:
         table.add_row(
             "accuracy",

@@ -19,6 +19,9 @@ FORMATS = {
     "openvino": "fasttrain.export.openvino_file:OpenVino",
     "openvino-int8": "fasttrain.export.openvino_int8:OpenVinoInt8",
     "torchscript": "fasttrain.export.torchscript:TorchScript",
+    "litert": "fasttrain.export.litert_file:LiteRt",
+    "coreml": "fasttrain.export.coreml_file:CoreMl",
+    "executorch": "fasttrain.export.executorch_file:ExecuTorch",
     "exported-program": "fasttrain.export.exported_program:ExportedProgram",
 }
 

@@ -18,19 +18,19 @@ from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import FORMATS, make_format
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.reader import ShardSet
+from tests.support.formats import format_or_skip
 
-LONG = ("onnx-fp16", "onnx-int8", "openvino", "openvino-int8")
+LONG = ("onnx-fp16", "onnx-int8", "openvino", "openvino-int8", "litert", "executorch")
+CHECKED = [name for name in FORMATS if name != "coreml"]  # which has a file of tests of its own
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=[pytest.mark.full] * (name in LONG)) for name in FORMATS]
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.full] * (name in LONG)) for name in CHECKED]
 )
 def exported(request, model_folder, shard_folder, tmp_path_factory):
     """Each format, made from the session's model, checked on the session's photographs."""
     name = request.param
-    if name.startswith("openvino"):
-        pytest.importorskip("nncf")
-    out = tmp_path_factory.mktemp("exported") / f"food{make_format(name).suffix}"
+    out = tmp_path_factory.mktemp("exported") / f"food{format_or_skip(name).suffix}"
     return name, export(model_folder, name, out, data=shard_folder, photographs=9, accept_drop=100, speed=False)
 
 

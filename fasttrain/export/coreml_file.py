@@ -1,0 +1,107 @@
+"""`--format coreml`: an ML Program for Apple's devices, converted by coremltools.
+
+Only macOS runs such a file, so it is written without being compared with the model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
+from fasttrain.export.one_by_one import for_one
+from fasttrain.export.onnx_file import quietly
+
+_PACKAGE = "model.mlpackage"
+
+
+class CoreMl(Format):
+    """A zipped `.mlpackage`: input `images`, a picture or normalized floats; output `logits`.
+
+    Weights and arithmetic are float16. The metadata are `user_defined_metadata`, as text or JSON.
+    """
+
+    suffix = ".mlpackage.zip"
+    runtime = "Core ML"
+    needs = ("coremltools",)
+    extra = "coreml"
+    unchecked = "Core ML runs on macOS only, so the file isn't compared with the model and its accuracy isn't measured"
+
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        pixels = examples.dtype == torch.uint8
+        side = int(examples.shape[2])
+        with quietly(), tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
+            import coremltools
+
+            _add_addcmul()
+            shape = (1, 3, side, side)
+            graph = _FromPicture(model).eval() if pixels else model
+            takes = (
+                coremltools.ImageType("images", shape=shape, color_layout=coremltools.colorlayout.RGB)
+                if pixels
+                else coremltools.TensorType("images", shape=shape)
+            )
+            try:
+                with torch.no_grad():
+                    traced = torch.jit.trace(graph, torch.zeros(shape), check_trace=False)
+                made = coremltools.convert(
+                    traced,
+                    inputs=[takes],
+                    outputs=[coremltools.TensorType("logits")],
+                    convert_to="mlprogram",
+                    compute_precision=coremltools.precision.FLOAT16,
+                    minimum_deployment_target=coremltools.target.iOS16,
+                )
+            except Exception as error:  # the tracer and each operator's converter have their own
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"--format coreml: coremltools can't convert this model ({reason})") from error
+            said = for_one(metadata)
+            if pixels:
+                said["input"] = f"one picture of {side} x {side} pixels, RGB, 0..255"
+            made.user_defined_metadata.update({key: as_text(value) for key, value in said.items()})
+            package = Path(folder) / _PACKAGE
+            made.save(str(package))
+            packed = shutil.make_archive(str(Path(folder) / "packed"), "zip", folder, _PACKAGE)
+            shutil.copyfile(packed, path)
+
+    def open(self, path: Path, threads: int) -> Run:
+        raise UserError(f"{path}: {self.unchecked}; run it on a Mac")
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        with quietly(), tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
+            import coremltools
+
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+            spec = coremltools.utils.load_spec(str(Path(folder) / _PACKAGE))
+        return {key: from_text(text) for key, text in spec.description.metadata.userDefined.items()}
+
+
+class _FromPicture(torch.nn.Module):
+    """`model`, which takes [n, H, W, 3], of float32 [1, 3, H, W]: Core ML hands a picture over in this order."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(picture.permute(0, 2, 3, 1))
+        return logits
+
+
+def _add_addcmul() -> None:
+    """Teach coremltools the operator that normalizes pixels, which 9.0 lacks."""
+    from coremltools.converters.mil import Builder, register_torch_op
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+
+    def addcmul(context: Any, node: Any) -> None:
+        added, one, other = _get_inputs(context, node)[:3]  # the factor, the fourth, is 1
+        context.add(Builder.add(x=added, y=Builder.mul(x=one, y=other), name=node.name))
+
+    register_torch_op(addcmul, override=True)

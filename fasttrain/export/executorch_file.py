@@ -1,0 +1,63 @@
+"""`--format executorch`: a `.pte` program for phones and small boards, for the XNNPACK backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import Format, Metadata, Run
+from fasttrain.export.one_by_one import in_batches
+from fasttrain.export.onnx_file import quietly
+
+_METADATA = "metadata"
+_MOST = 32  # photographs at once: ExecuTorch plans its memory ahead
+
+
+class ExecuTorch(Format):
+    """The method `forward` gives the logits, the method `metadata` JSON as text."""
+
+    suffix = ".pte"
+    runtime = "ExecuTorch"
+    needs = ("executorch",)
+    extra = "executorch"
+
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        said = {**metadata, "input": f"{metadata['input']}; n is at most {_MOST}"}
+        with quietly():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            try:
+                count = torch.export.Dim("n", max=_MOST)
+                program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: count},))
+                made = to_edge_transform_and_lower(
+                    program,
+                    partitioner=[XnnpackPartitioner()],
+                    constant_methods={_METADATA: json.dumps(said, ensure_ascii=False)},
+                ).to_executorch()
+            except Exception as error:  # torch.export, the passes and the backend each have their own
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"--format executorch: ExecuTorch can't compile this model ({reason})") from error
+        path.write_bytes(made.buffer)
+
+    def open(self, path: Path, threads: int) -> Run:
+        from executorch.extension.pybindings import portable_lib
+
+        portable_lib._unsafe_reset_threadpool(threads)
+        forward = _method(path, "forward")
+        return in_batches(lambda images: forward(images.contiguous()), _MOST)
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        whole: dict[str, Any] = json.loads(_method(path, _METADATA)())
+        return whole
+
+
+def _method(path: Path, name: str) -> Any:
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method(name)
+    return lambda *images: method.execute(images)[0]

@@ -1,0 +1,84 @@
+"""`--format litert`: a `.tflite` file for Android, iOS and small boards, converted by `litert-torch`."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import METADATA, Format, Metadata, Run
+from fasttrain.export.one_by_one import for_one, in_batches
+from fasttrain.export.onnx_file import quietly
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+
+class LiteRt(Format):
+    """The metadata are JSON, in `metadata.json` of the zip archive at the end of the file.
+
+    That is where TensorFlow Lite keeps associated files, so any program that opens zip archives reads them.
+    """
+
+    suffix = ".tflite"
+    runtime = "LiteRT"
+    needs = ("litert_torch", "ai_edge_litert")
+    extra = "litert"
+
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        with quietly():
+            import litert_torch
+
+            try:
+                made = litert_torch.convert(model, (examples[:1],))
+            except Exception as error:  # torch.export, JAX and the converter each have their own
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"--format litert: litert-torch can't convert this model ({reason})") from error
+            made.export(str(path))
+        said = metadata if _takes_more_than_one(path, examples) else for_one(metadata)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(METADATA, json.dumps(said, ensure_ascii=False))
+
+    def open(self, path: Path, threads: int) -> Run:
+        interpreter = _interpreter(path, threads)
+        most = 1 if "[1, " in self.read_metadata(path)["input"] else None
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return _logits(interpreter, images)
+
+        return run if most is None else in_batches(run, most)
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        with zipfile.ZipFile(path) as archive:
+            whole: dict[str, Any] = json.loads(archive.read(METADATA))
+        return whole
+
+
+def _interpreter(path: Path, threads: int) -> Interpreter:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(path), num_threads=threads)
+
+
+def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits of `images`. Raises RuntimeError or ValueError where the file can't take as many at once."""
+    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    shape = list(images.shape)
+    if interpreter.get_input_details()[0]["shape"].tolist() != shape:
+        interpreter.resize_tensor_input(taken, shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(taken, images.numpy())
+    interpreter.invoke()
+    return torch.from_numpy(interpreter.get_tensor(given))
+
+
+def _takes_more_than_one(path: Path, examples: torch.Tensor) -> bool:
+    """Return whether the input can be resized: the converter writes shapes of one photograph into some models."""
+    try:
+        return len(_logits(_interpreter(path, 1), examples[:2])) == 2
+    except (RuntimeError, ValueError):
+        return False
