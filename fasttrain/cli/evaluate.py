@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fasttrain.cli.train import OwnModel
+from fasttrain.cli.own_model import OwnModel
 
 if TYPE_CHECKING:
     from fasttrain.config.interpolation import Interpolation

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fasttrain.cli.train import OwnModel
+from fasttrain.cli.own_model import OwnModel
 from fasttrain.export.registry import FORMATS
 
 

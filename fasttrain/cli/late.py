@@ -14,6 +14,13 @@ from typer.core import TyperCommand
 from fasttrain.cli.paths import with_user_paths
 
 
+def all_settings() -> set[str]:
+    """Return the names of all settings."""
+    from fasttrain.config.schema import TrainConfig
+
+    return {*TrainConfig.model_fields}
+
+
 @dataclass(frozen=True)
 class SettingsCommand:
     """A command whose `**given` becomes an option for each of the settings that `names` returns."""
@@ -24,7 +31,7 @@ class SettingsCommand:
     @functools.cached_property
     def with_options(self) -> Callable[..., None]:
         """The function with an argument for each option, as typer takes it."""
-        from fasttrain.cli.train import with_settings
+        from fasttrain.cli.settings_options import with_settings
 
         return with_settings(self.function, self.names())
 

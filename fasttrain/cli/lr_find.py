@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fasttrain.cli.late import SettingsCommand
-from fasttrain.cli.train import ConfigFile, all_settings, check_settings
+from fasttrain.cli.late import SettingsCommand, all_settings
+from fasttrain.cli.train import ConfigFile, check_settings
 
 _NOT_OF_A_STEP = {
     *("eval_size", "crop_pct", "resize_mode"),

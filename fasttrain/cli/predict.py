@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fasttrain.cli.train import OwnModel
+from fasttrain.cli.own_model import OwnModel
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fasttrain.cli.train import OwnModel
+from fasttrain.cli.own_model import OwnModel
 
 _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn")
 

@@ -97,7 +97,7 @@ def test_a_real_process_ends_with_the_code():
     done = fasttrain("train", "--epochs", "0")
     assert done.returncode == 2
     assert (
-        done.stderr == "fasttrain: settings: epochs = 0 is out of range: the nearest valid value is 1 (at least that)\n"
+        done.stderr == "fasttrain: settings: epochs = 0 is out of range: the nearest valid value is 1, the minimum\n"
     )
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.main import get_command
 
-from fasttrain.cli.train import with_current_track_option, with_settings
+from fasttrain.cli.settings_options import with_settings
+from fasttrain.cli.train import with_current_track_option
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.trackers import TRACKERS

@@ -55,7 +55,7 @@ def test_toml_round_trip(tmp_path):
 def test_a_file_that_is_not_toml_or_not_there(tmp_path):
     bad = tmp_path / "bad.toml"
     bad.write_text("epochs = = 3")
-    with pytest.raises(UserError, match="not TOML"):
+    with pytest.raises(UserError, match="not valid TOML"):
         read_toml(bad)
     with pytest.raises(UserError, match="No such file"):
         read_toml(tmp_path / "none.toml")

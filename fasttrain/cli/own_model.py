@@ -1,0 +1,32 @@
+"""The option `--model` for a model of the user's own: a function that creates it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fasttrain.config.model_name import import_path
+
+
+def find_own_model(name: str | None) -> str | None:
+    """Add the working folder to Python's path if `name` is "package.module:function". Return `name`.
+
+    Only names from the command line are searched there. Those in a run's files may come from somebody else.
+    """
+    if name is not None and import_path(name):
+        sys.path.insert(0, str(Path.cwd()))
+    return name
+
+
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="package.module:function that creates the model, needed if the run was trained from Python with an object",
+        show_default=False,
+        callback=find_own_model,
+    ),
+]
