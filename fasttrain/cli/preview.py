@@ -1,4 +1,4 @@
-"""The command `fasttrain preview`, with the options of `train` that affect the model's input."""
+"""The command `fasttrain preview`, which shows photographs as the model gets them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ParsedValue(ABC):
 
     @classmethod
     def of(cls, given: str | Self | None) -> Self | None:
-        """Return `given`, parsed if it is a text. Raises InvalidValue."""
+        """Return `given`, parsed if it is a string. Raises InvalidValue if it can't be parsed."""
         return cls.parse(given) if isinstance(given, str) else given
 
     @classmethod

@@ -166,7 +166,9 @@ def _end_thread(epoch: Any) -> None:
 
 @contextlib.contextmanager
 def _torch_threads_kept() -> Iterator[None]:
-    """Keep torch's number of threads, which FFCV would set to its own: that slows the model and changes its sums."""
+    """Keep torch's number of threads.
+
+    FFCV would replace it with its own, which slows the model and changes the rounding of its sums."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -76,7 +76,7 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     if missing:
         raise UserError(
             f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is not one of the photographs "
-            f"(lines like that: {len(missing):,}); give paths relative to {listing.root}"
+            f"({len(missing):,} lines have this problem); give paths relative to {listing.root}"
         )
     photos = list(listing.photos)
     dropped: set[int] = set()

@@ -22,7 +22,7 @@ _NAMED = {"|": "'|'", ";": "';'", ",": "','", " ": "spaces"}
 class LabelSets:
     """The set of classes of each row of a table, and a description of how they were read.
 
-    `names` are the names of the columns if each class has one. Otherwise it is empty.
+    `names` holds the names of the columns if the table has one column for each class. Otherwise it is empty.
     """
 
     sets: list[tuple[str, ...]]

@@ -55,7 +55,7 @@ class _Outcome:
 
     @property
     def reason(self) -> str:
-        """Return how this photograph differs from its file. It is "" if its coefficients are unchanged."""
+        """Return how the stored photograph differs from its file, or "" if its JPEG coefficients are the same."""
         return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
 
     def marked_damaged(self, note: str) -> Self:

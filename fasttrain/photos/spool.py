@@ -21,8 +21,8 @@ NONE = -1
 
 
 class Batch(NamedTuple):
-    """The bytes of n photographs, and the start and the length of each, int64 [n]. The length NONE means that it is
-    missing."""
+    """The bytes of n photographs, and the start and the length of each, int64 [n]. A length of
+    NONE marks a missing photograph."""
 
     data: memoryview
     starts: NDArray[np.int64]

@@ -56,7 +56,7 @@ def _may_be_chance(evaluation: Evaluation, share: float) -> bool:
 
 
 def _loss_reasons(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
-    """Return the reason in the loss, if any: it ended above `exploded`, or it did not fall."""
+    """Return what is wrong with the loss, if anything: it ended above `exploded`, or it did not fall."""
     if not history:
         return []
     losses = [record["train_loss"] for record in history]

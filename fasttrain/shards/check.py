@@ -22,7 +22,7 @@ _ROWS = 1 << 16  # checked at a time, so that the check of a large index needs l
 
 
 def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
-    """Return why `index`, an array of any dtype, does not match `manifest`, or None if all of its rows are valid."""
+    """Return why `index`, an array of any dtype, does not match `manifest`, or None if it does."""
     if not _is_index(index, manifest):
         return "not an index of shards"
     expected = manifest.index.samples

@@ -72,7 +72,9 @@ def merge(out: str | Path) -> Manifest:
             plain = summary["source"]
             source = SourceSummary(**{**plain, "classes": tuple(plain["classes"]), "ignored": _pairs(plain["ignored"])})
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
+            raise UserError(
+                f"{folders[0]}: its {_SUMMARY} is damaged; make these shards again with `fasttrain convert`"
+            ) from error
         parts = _moved(jobs, folders, place)
         place.flush()  # before the manifest is written and the parts are removed
         for name in (SPLIT_FILE, DUPLICATES, EXTRA):

@@ -85,7 +85,8 @@ class RecordOnly(NullTracker):
         before = self.record.problem
         self.record.save()
         if self.record.problem is not None and before is None:
-            self._report(f"the trackers' state can't be saved ({self.record.problem}); the run continues without it")
+            lost = "the run continues, but a resumed run may send some of it again"
+            self._report(f"what was sent to the trackers can't be saved ({self.record.problem}); {lost}")
 
 
 class Mirrored(NullTracker):

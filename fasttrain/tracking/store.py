@@ -83,7 +83,7 @@ def require_store(uri: str) -> None:
     given = f"MLFLOW_TRACKING_URI = {shown(uri)}"
     ways = "give http://HOST:PORT or sqlite:////FOLDER/mlflow.db, or unset it for mlflow.db in the working folder"
     if scheme not in ("", "file"):
-        raise UserError(f"{given}: MLflow has no '{scheme}'{nearest(scheme, list(_SCHEMES))}; {ways}")
+        raise UserError(f"{given}: MLflow doesn't know the scheme '{scheme}'{nearest(scheme, list(_SCHEMES))}; {ways}")
     if not _keeps_runs_in_folders():
         raise UserError(f"{given}: MLflow no longer keeps runs in folders; {ways}, or set MLFLOW_ALLOW_FILE_STORE=true")
 
@@ -239,7 +239,9 @@ class Store:
                 if found is None:
                     raise
         if not found.experiment_id:
-            raise NotStored(f"the store gives no id for the experiment '{name}'")
+            raise NotStored(
+                f"MLflow returned no id for the experiment '{name}'; check that the tracking URI names an MLflow server"
+            )
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

@@ -180,7 +180,7 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
         try:
             quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
             if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
-                report(f"MLflow: {record.folder}, which had waited, is now delivered ({missing} entries)")
+                report(f"MLflow: the {missing} entries that waited in {record.folder} are now delivered")
         except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 

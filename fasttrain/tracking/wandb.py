@@ -48,7 +48,7 @@ class Wandb(Mirror):
             why = f"{own.base_url} does not answer: {reason(error)}"
             self._run = self._init("offline", f"{self.record.uuid}-offline")  # for W&B the other id is now in use
         if why is not None:
-            self.report(f"W&B is offline ({why}); later: {self.place()}")
+            self.report(f"W&B is offline ({why}); to upload the run later: {self.place()}")
 
     def write(self, entries: Sequence[Entry]) -> None:
         # In the order of steps, because W&B rejects a step before its last one.

@@ -35,8 +35,8 @@ class Loaders:
     def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
         """Return `{"bad_samples": n}`: how many samples were left out of this epoch on all ranks.
 
-        The training split counts, and the validation split if the epoch was `validated`. Return {} if a bad sample
-        stops the run.
+        Samples of the training split are counted, and those of the validation split if the epoch was `validated`.
+        Return {} if the run is set to stop at a bad sample.
         """
         if self.train.settings.on_bad_sample == "error":
             return {}

@@ -30,7 +30,8 @@ def clock() -> float:
 class Pace:
     """The progress of a run from 0 to 1, and the seconds that are left.
 
-    `decisions` lists each time the end was moved: the step, the progress there, and the new end in planned seconds.
+    `decisions` lists each change of the plan's length: the step, the progress at that step, and the new length in
+    seconds.
     """
 
     def __init__(self, plan: TimePlan, began: float) -> None:

@@ -106,7 +106,7 @@ class Step:
             self.update(state)
 
     def size(self, batches: Sequence[StepBatch]) -> tuple[int, float]:
-        """Return how many samples `batches` have on this rank, and their weight in the step's mean loss."""
+        """Return the number of samples of `batches` on this rank, and the sum of their weights in the mean loss."""
         return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
 
     def _weight(self, labels: torch.Tensor) -> float:

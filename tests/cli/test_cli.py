@@ -96,9 +96,7 @@ def test_debug_shows_the_stack_trace_wherever_it_stands(line, monkeypatch, capsy
 def test_a_real_process_ends_with_the_code():
     done = fasttrain("train", "--epochs", "0")
     assert done.returncode == 2
-    assert (
-        done.stderr == "fasttrain: settings: epochs = 0 is out of range: the nearest valid value is 1, the minimum\n"
-    )
+    assert done.stderr == "fasttrain: settings: epochs = 0 is out of range: the nearest valid value is 1, the minimum\n"
 
 
 def test_an_internal_error_is_exit_code_1():
