@@ -104,10 +104,10 @@ _REASONS: dict[int, tuple[str, str | None]] = {
 }
 """The message and the usual fix for each error number; None if the fix depends on the file."""
 STDOUT = "standard output"
-NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
+NO_SHM = "give --workers 0 or fewer workers, another --loader, or a larger /dev/shm (docker run --shm-size=2g)"
 """The fix if /dev/shm (shared memory) is too small for worker processes."""
 WORKER = "a loader's worker process"
-UNGUARDED = 'start them below `if __name__ == "__main__":`, as each worker process imports the script'
+UNGUARDED = 'start worker processes below `if __name__ == "__main__":`, as each of them imports the script'
 """The fix if a script starts worker processes, by spawn or forkserver, outside of such a guard."""
 
 _NO_MEMORY = (

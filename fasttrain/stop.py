@@ -11,7 +11,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM inside a `with` block: `requested` is the first such signal, or None.
+    """Catches SIGINT and SIGTERM inside a `with` block: `requested` is the last such signal, or None.
 
     A second Ctrl-C raises KeyboardInterrupt. In another thread than the main one, where Python can't install signal
     handlers, `requested` stays None.
