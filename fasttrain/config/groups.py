@@ -327,6 +327,9 @@ class RunSettings(Settings):
     profile: bool = Field(
         False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
     )
+    explain: bool = Field(
+        False, description="the report's mistakes show what spoke for them; extra explain, convolutional models"
+    )
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
     resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
     experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")

@@ -83,7 +83,9 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Silence what exporters and quantizers print: progress, and their own deprecations, whatever `verbose` says."""
-    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name) for name in ("root", "torch.onnx", "torch.utils._pytree", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

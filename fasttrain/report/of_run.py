@@ -50,10 +50,12 @@ def report_of_run(
     batch: Sequence[Seen] = (),
     warning: str | None = None,
     mistakes: tuple[int, str] | None = None,
+    maps: Callable[[int, int], Picture] | None = None,
 ) -> Report:
     """The report of a finished run; `loader` is the loader's name, `store` MLflow's, `batch` the first batch shown.
 
-    `warning` and `mistakes` are those of `Report`.
+    `warning` and `mistakes` are those of `Report`. maps: draws the class-activation map of a sample for a class, see
+    `mistake_maps`; None draws none.
 
     Raises UserError or OSError where the photographs that were got wrong can't be read.
     """
@@ -93,7 +95,7 @@ def report_of_run(
         split=split,
         evaluation=result.evaluation,
         predictions=predictions,
-        worst=worst_classes(result.evaluation, predictions, shards),
+        worst=worst_classes(result.evaluation, predictions, shards, maps=maps),
         history=history,
         best_epoch=result.best_epoch,
         weights=result.weights_said,
