@@ -11,6 +11,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, fixable
 from fasttrain.evaluation.evaluate import Predictions
@@ -20,7 +21,7 @@ from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
 from fasttrain.report.mistakes import write_mistakes
 from fasttrain.report.of_run import report_of_run
-from fasttrain.report.photographs import first_batch
+from fasttrain.report.photographs import first_batch, mistake_maps
 from fasttrain.report.summary import run_summary
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.shards.reader import ShardSet
@@ -127,7 +128,8 @@ def page_of(
     augmentation = parts.step.augmentation
     epoch = next((at for at, each in enumerate(result.history) if "l2" not in each), 0)  # the first on photographs
     batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device, epoch)
-    return report_of_run(
+    report = functools.partial(
+        report_of_run,
         result,
         predictions,
         split=split,
@@ -143,3 +145,10 @@ def page_of(
         warning=warning,
         mistakes=mistakes,
     )
+    if config.explain:
+        try:
+            trained, _ = load_trained(result.folder, parts.start.model)
+            return report(maps=mistake_maps(trained.to(parts.device), parts.spec, parts.shards, parts.device))
+        except UserError as error:  # known only once the model has run: the report is written without maps
+            parts.warn(str(error))
+    return report()

@@ -365,6 +365,11 @@ class RunSettings(Settings):
     profile: bool = Field(
         False, description="record a few steps of the first epoch in trace.json.gz, for https://ui.perfetto.dev"
     )
+    explain: bool = Field(
+        False,
+        description="draw class-activation maps beside the report's mistakes; needs the extra explain and a "
+        "convolutional model",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="format of the output; json: one object per line, for programs"
     )

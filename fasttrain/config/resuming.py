@@ -174,6 +174,7 @@ RULES: dict[str, Rule] = {
     "folds": _call("starts new folds, or resumes those in the folder that `--resume` names"),
     "fold": Rule(OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"),
     "profile": _call("traces the first epoch of this call"),
+    "explain": _effect("in the report at the end of the run"),
     "log_format": _effect(),
     "resume": _call("the run to resume"),
     "experiment": _effect("in a new MLflow run in that experiment, with the epochs so far"),

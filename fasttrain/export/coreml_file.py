@@ -19,6 +19,7 @@ from fasttrain.export.one_by_one import for_one
 from fasttrain.export.onnx_file import quietly
 
 _PACKAGE = "model.mlpackage"
+_CONVERTER = "com.github.apple.coremltools."  # begins the names of what the converter adds about itself
 
 
 class CoreMl(Format):
@@ -80,7 +81,8 @@ class CoreMl(Format):
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
             spec = coremltools.utils.load_spec(str(Path(folder) / _PACKAGE))
-        return {key: from_text(text) for key, text in spec.description.metadata.userDefined.items()}
+        found = spec.description.metadata.userDefined
+        return {key: from_text(text) for key, text in found.items() if not key.startswith(_CONVERTER)}
 
 
 class _FromPicture(torch.nn.Module):

@@ -27,7 +27,8 @@ class ExecuTorch(Format):
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         said = {**metadata, "input": f"{metadata['input']}; n is at most {_MOST}"}
-        with quietly():
+        # With NNPACK the batch would be asked whether it is below 16, and that would become the file's limit.
+        with quietly(), torch.backends.nnpack.flags(enabled=False):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 

@@ -91,7 +91,9 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Suppress the output of exporters and quantizers, which print progress and warnings about their own code."""
-    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name) for name in ("root", "torch.onnx", "torch.utils._pytree", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -50,12 +50,14 @@ def report_of_run(
     batch: Sequence[BatchPicture] = (),
     warning: str | None = None,
     mistakes: tuple[int, str] | None = None,
+    maps: Callable[[int, int], Picture] | None = None,
 ) -> Report:
     """Return the report of a finished run.
 
     `split`: the split that was evaluated last. `spec`, `model`: the trained model. `loader`: the loader's name.
     `ranks`: the number of ranks. `store`: the location of MLflow's store, if any. `batch`: pictures of the first batch.
-    `warning`, `mistakes`: see `Report`. Raises UserError or OSError if the photographs of mistakes can't be read.
+    `warning`, `mistakes`: see `Report`. `maps`: draws the class-activation map of a sample for a class, see
+    `mistake_maps`; None draws none. Raises UserError or OSError if the photographs of mistakes can't be read.
     """
     history = result.history
     seconds = sum(record["epoch_seconds"] for record in history)
@@ -93,7 +95,7 @@ def report_of_run(
         split=split,
         evaluation=result.evaluation,
         predictions=predictions,
-        worst=worst_classes(result.evaluation, predictions, shards),
+        worst=worst_classes(result.evaluation, predictions, shards, maps=maps),
         history=history,
         best_epoch=result.best_epoch,
         weights=result.weights_said,

@@ -25,6 +25,7 @@ from fasttrain.device import fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.extras import require
 from fasttrain.model.activations import keep_inputs_of_activations
 from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
@@ -68,6 +69,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     if (described := (start.checkpoint or {}).get("hub")) is not None:
         remember(start.config.model, described)
     require_known_optimizer(start.config.optimizer)
+    if start.config.explain:
+        require("--explain", "explain", "captum")
     config, tag_notes = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config = config.model_copy(update={"data": data_set_in(config.data)})
     config, size_notes = with_fitting_sizes(config)

@@ -22,7 +22,7 @@ PRUNERS = ("median", "hyperband", "none")
 STUDY = "study.db"
 TRIALS = "trials"
 _NAME = "fasttrain"
-_FREE = ("loader", "workers", "device", "cache_size", "save_every", "keep", "experiment", "track", "profile")
+_FREE = ("loader", "workers", "device", "cache_size", "save_every", "keep", "experiment", "track", "profile", "explain")
 """Settings that don't affect the results, so a study can be continued with other values."""
 
 _RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}

@@ -12,9 +12,11 @@ import timm
 import torch
 from PIL import Image
 
+from fasttrain import train
 from fasttrain.commands.evaluate import evaluate
 from fasttrain.errors import UserError
 from fasttrain.evaluation.explain import class_activation, overlay
+from tests.support.runs import SMALL
 
 pytest.importorskip("captum")
 
@@ -68,6 +70,18 @@ def test_the_mistakes_of_a_report_show_what_spoke_for_them(model_folder, shard_f
     assert len(maps) < len(plain) + mistakes * 20_000
     with pytest.raises(UserError, match="give --report FILE, too"):
         evaluate(model_folder, shard_folder, explain=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "explained"), [("mobilenetv2_035", True), ("test_vit", False)])
+def test_a_runs_report_shows_what_spoke_for_its_mistakes(model, explained, shard_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = {**SMALL, "model": model, "epochs": 1, "track": "none", "explain": True}
+    page = (train(data=shard_folder, out=tmp_path / "runs", **settings).folder / "report.html").read_text()
+    mistakes = page.count(", taken for ")
+    assert mistakes > 0
+    assert page.count('alt="what speaks for ') == (mistakes if explained else 0)
+    assert ("is not convolutional" in capsys.readouterr().out) != explained
 
 
 @pytest.mark.slow

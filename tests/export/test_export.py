@@ -38,12 +38,12 @@ def exported(request, model_folder, shard_folder, tmp_path_factory):
 def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, model_folder):
     name, result = exported
     model, spec = load_trained(model_folder)
-    pixels = torch.randint(0, 256, (11, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(0, 256, (32, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model(NormalizePixels(spec.mean, spec.std, channels_last=False)(pixels))
     run = make_format(name).open(result.path, 1)
     tolerance = 1e-3 * expected.abs().max() if not _approximate(name) else 0.5 * expected.std()
-    for count in (1, 2, 11):
+    for count in (1, 2, 32):
         torch.testing.assert_close(run(pixels[:count]), expected[:count], rtol=1e-3, atol=float(tolerance))
 
 

@@ -213,6 +213,7 @@ APART = {
     "cache_size",
     "loader",
     "tta",
+    "explain",
     "log_format",
     "experiment",
     "track",
