@@ -124,7 +124,7 @@ def test_what_is_not_there_or_not_allowed(hub, fruit) -> None:
     said = refused("hf://me/fruits")
     assert f"{hub.url} has no such data set" in said and "HF_TOKEN" in said
     hub.token, hub.gated = "secret", True
-    assert "its owner requires agreement" in refused("hf://me/fruit")
+    assert "its owner requires your consent" in refused("hf://me/fruit")
 
 
 def test_convert_honours_the_environment(hub, fruit, tmp_path) -> None:

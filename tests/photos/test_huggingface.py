@@ -99,7 +99,7 @@ def test_what_datasets_saved(tmp_path) -> None:
     (plain / "dataset_info.json").write_bytes((one / "dataset_info.json").read_bytes())
     holds(opened(plain), 9)
     (both / "dataset_dict.json").write_text('{"splits": []}')
-    assert "names no data files" in refused(both)
+    assert "holds no Parquet or Arrow files" in refused(both)
     (both / "dataset_dict.json").write_text("{}")
     assert "names no splits" in refused(both)
     state = json.loads((one / "state.json").read_text())

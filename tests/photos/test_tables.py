@@ -181,11 +181,11 @@ def test_nothing_of_a_table_is_lost_in_silence(folder) -> None:
     source = opened(folder / "t.csv", text)
     assert source.paths == ("a.jpg", "e.jpg", "gone.jpg")  # convert lists the missing one as broken
     assert dict(source.ignored) == {"a.jpg": "named again in line 3 of t.csv", "sub/d.JPG": "no label in t.csv"}
-    assert "line 3: a.jpg is 'dog' here and 'cat' in line 2" in refused(
+    assert "line 3: a.jpg is 'dog' here, but 'cat' in line 2" in refused(
         folder / "t.csv", "path,label\na.jpg,cat\na.jpg,dog\n"
     )
     assert "line 2: https://x.org/a.jpg is a URL" in refused(folder / "t.csv", "path,label\nhttps://x.org/a.jpg,cat\n")
-    assert "line 2: 3 cells for 2 columns" in refused(folder / "t.csv", "path,label\na.jpg,cat,big\n")
+    assert "line 2: 3 cells, but 2 columns" in refused(folder / "t.csv", "path,label\na.jpg,cat,big\n")
     assert "is a quote missing?" in refused(folder / "t.csv", 'path,label\n"a.jpg,cat\ne.jpg,dog\n')
     assert "holds no rows" in refused(folder / "t.csv", "\n\n")
     assert "line 2: not JSON" in refused(folder / "t.jsonl", '{"path": "a.jpg", "label": "cat"}\n{\n')
