@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ class LiteRt(Format):
     extra = "litert"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else XLA reports itself, past Python's stderr
         with quietly():
             import litert_torch
 
