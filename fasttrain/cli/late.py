@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,15 @@ from fasttrain.cli.paths import with_user_paths
 
 @dataclass(frozen=True)
 class SettingsCommand:
-    """A command whose `**given` becomes an option for each of the settings that `names` returns."""
+    """A command whose options for settings are added by `add_options`, once they are needed."""
 
     function: Callable[..., None]
-    names: Callable[[], Collection[str]]
+    add_options: Callable[[Callable[..., None]], Callable[..., None]]
 
     @functools.cached_property
     def with_options(self) -> Callable[..., None]:
         """The function with an argument for each option, as typer takes it."""
-        from fasttrain.cli.train import with_settings
-
-        return with_settings(self.function, self.names())
+        return self.add_options(self.function)
 
     def add_to(self, app: typer.Typer, name: str) -> None:
         """Add the command to `app`, which can list it with its help before the options are made."""

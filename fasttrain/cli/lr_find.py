@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.late import SettingsCommand
-from fasttrain.cli.train import ConfigFile, all_settings, check_settings
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings, with_settings
 
 _NOT_OF_A_STEP = {
     *("eval_size", "crop_pct", "resize_mode"),
@@ -69,4 +69,4 @@ def lr_find_command() -> SettingsCommand:
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")
         console.print(f"picture: {picture}", soft_wrap=True)
 
-    return SettingsCommand(lr_find, _settings)
+    return SettingsCommand(lr_find, lambda command: with_settings(command, _settings()))

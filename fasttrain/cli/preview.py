@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.late import SettingsCommand
-from fasttrain.cli.train import ConfigFile, check_settings
+from fasttrain.cli.train import ConfigFile, check_settings, with_settings
 
 
 def _settings() -> set[str]:
@@ -73,4 +73,4 @@ def preview_command() -> SettingsCommand:
         size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
         console.print(f"{size}: {out}", soft_wrap=True)
 
-    return SettingsCommand(preview, _settings)
+    return SettingsCommand(preview, lambda command: with_settings(command, _settings()))

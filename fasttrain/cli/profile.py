@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.late import SettingsCommand
-from fasttrain.cli.train import ConfigFile, all_settings, check_settings
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings, with_settings
 
 
 def profile_command() -> SettingsCommand:
@@ -37,4 +37,4 @@ def profile_command() -> SettingsCommand:
             console.print(profile_table(result))
             console.print(f"picture: {picture}", soft_wrap=True)
 
-    return SettingsCommand(profile, lambda: all_settings() - {"profile", "folds"})
+    return SettingsCommand(profile, lambda command: with_settings(command, all_settings() - {"profile", "folds"}))

@@ -87,7 +87,7 @@ def train_command() -> SettingsCommand:
         else:
             run(config, **given)
 
-    return SettingsCommand(train, all_settings)
+    return SettingsCommand(train, lambda command: with_settings(command, all_settings()))
 
 
 def all_settings() -> set[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.late import SettingsCommand
-from fasttrain.cli.train import ConfigFile, all_settings, check_settings
+from fasttrain.cli.train import ConfigFile, all_settings, check_settings, with_settings
 from fasttrain.extras import require
 
 
@@ -73,7 +73,8 @@ def tune_command() -> SettingsCommand:
             console.print("the best settings:")
             console.print(result.command, style="bold", soft_wrap=True)
 
-    return SettingsCommand(tune, lambda: all_settings() - {"out", "resume", "run_name", "folds"})
+    left_out = {"out", "resume", "run_name", "folds"}
+    return SettingsCommand(tune, lambda command: with_settings(command, all_settings() - left_out))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
