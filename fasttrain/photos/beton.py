@@ -69,7 +69,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.int64]]]:
-    """Return the image of each sample, as in `beton_layout.IMAGE`, and its integers by the names of their fields."""
+    """Return the image field of each sample, of the dtype `beton_layout.IMAGE`, and the values of each integer field by
+    the field's name."""
     header = _array(container, 0, 1, HEADER)[0]
     if header["version"] != VERSION:
         raise _refused(container, f"its version is {header['version']}, but only {VERSION} can be read")

@@ -43,8 +43,10 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def reader(url: str) -> Callable[[str], bytes]:
-    """Return a function that returns the bytes of the file at a path below `url`. It raises FileNotFoundError and
-    UserError."""
+    """Return a function that returns the bytes of the file at a path below `url`.
+
+    The function raises FileNotFoundError if there is no such file, and UserError if the file can't be read.
+    """
 
     def read(path: str) -> bytes:
         try:
@@ -56,7 +58,7 @@ def reader(url: str) -> Callable[[str], bytes]:
 
 
 class UrlRoot(PosixPath):
-    """A URL in the place of a source's root folder, for messages only."""
+    """A URL in place of the path of a source's root folder. It is only shown in messages, never opened."""
 
     def __str__(self) -> str:
         return super().__str__().replace(":/", "://", 1)

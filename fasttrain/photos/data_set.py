@@ -45,7 +45,8 @@ class DataSet:
 
 
 def find_data_set(source: str) -> DataSet:
-    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError, in one line."""
+    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError if the data set can't
+    be downloaded, or if its files can't be identified."""
     if source.startswith(HUB):
         there = download(source)
         name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")
@@ -84,7 +85,7 @@ def _saved(folder: Path) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises UserError if there is none."""
+    """Return the object in a JSON file. Raises UserError if the file is missing or doesn't hold an object."""
     try:
         plain = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError) as error:

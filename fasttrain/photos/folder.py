@@ -38,7 +38,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 def defines_splits(folder: Path) -> bool:
     """Return whether the folders in `folder` decide which of its photographs are for validation or testing.
 
-    Raises UserError if it can't be read.
+    Raises UserError if `folder` can't be read.
     """
     try:
         tree = DiskTree(folder)
@@ -50,7 +50,7 @@ def defines_splits(folder: Path) -> bool:
 def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listing:
     """List the photographs of a tree of class folders, with or without a folder for each split.
 
-    `kind` and `name` are those of the listing.
+    `kind` and `name` become the fields `kind` and `name` of the listing.
     """
     if splits := _split_folders(tree):
         return _split_layout(tree, kind, name, splits, options)
@@ -140,8 +140,8 @@ def _split_layout(tree: Tree, kind: str, name: str, splits: dict[str, int], opti
 
 
 def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_out: list[Ignored]) -> list[Ignored]:
-    """Return the entries of `rejected.tsv` for a split folder without photographs. Raises UserError if it should have
-    some."""
+    """Return the entries of `rejected.tsv` for a split folder without photographs. Raises UserError for the training
+    split, and for a validation folder that holds other files."""
     where = tree.root / folder
     if split == TRAIN:
         raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them; add some")

@@ -27,7 +27,7 @@ _TOKEN = "set HF_TOKEN to a token that may read it"
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A downloaded data set: its folder, its files of rows, the name of its configuration, and its card."""
+    """A downloaded data set: its folder, its Parquet and Arrow files, the name of its configuration, and its card."""
 
     root: Path
     files: list[DataFile]
@@ -101,7 +101,8 @@ class _Repository:
 def _chosen(name: str, revision: str | None, config: str | None, where: str) -> tuple[_Repository, list[DataFile], str]:
     """Return the repository, the files and the configuration to download.
 
-    They come from the data set's Parquet files, or else from those that the Hub has converted.
+    The files are the data set's own Parquet and Arrow files or, if it has none, the Parquet files that the Hub has made
+    from it.
     """
     repository = _Repository(name, revision)
     card = read_card(repository.fetch([CARD]) / CARD) if CARD in repository.names else Card()
@@ -154,7 +155,7 @@ def _earlier_download(record: Path) -> Downloaded | None:
 
 
 def _explained(error: Exception, where: str) -> UserError:
-    """Return the UserError for an error of the client."""
+    """Return the UserError for an error of the Hub's client."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):

@@ -67,8 +67,8 @@ def cached_sample(cache: Path) -> Path:
 
 
 def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
-    """Draw `per_class` photographs of each dish to `out`/CLASS/NNNN.jpg, 256 px wide, as JPEGs of quality 90 with
-    4:2:0.
+    """Draw `per_class` photographs of each dish to `out`/CLASS/NNNN.jpg, 256 px wide, as JPEGs of quality 90 with 4:2:0
+    subsampling.
 
     `seed` is in [0, 2**63). The result is the same on every machine with the same versions of NumPy and Pillow. `out`
     appears only when it is complete. Raises OSError if it can't be written.

@@ -145,7 +145,8 @@ def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> No
 
 
 def _undecided(listing: Listing) -> Listing:
-    """Make training photographs undecided if there are none for validation, so that some of them are drawn for it."""
+    """Make training photographs undecided if there are none for validation, so that some of them are drawn for
+    validation."""
     if any(photo.split == VAL for photo in listing.photos):
         return listing
     photos = [replace(photo, split=UNDECIDED) if photo.split == TRAIN else photo for photo in listing.photos]

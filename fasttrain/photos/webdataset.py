@@ -153,7 +153,7 @@ def _label(ending: str, data: bytes) -> dict[str, str]:
 
 
 def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty dict if it is none."""
+    """Return the object in a JSON file, or an empty dict if the file holds no object."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
