@@ -92,17 +92,17 @@ class Loader(base.Loader):
         photographs as before.
 
         `views`: several crops of each photograph instead of `crop`; `images` is then a list with a tensor for each.
-        `transforms`: applied to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
-        `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After
-        `Mixup` or `CutMix`, labels are float32 [n, classes]. `output`: "float" adds `Normalize()`.
+        `transforms`: applied to a batch on its device, in this order: `RandAugment` or `TrivialAugment`, `ColorJitter`,
+        `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After `Mixup` or `CutMix`,
+        labels are float32 [n, classes]. `output`: "float" adds `Normalize()`.
 
         `drop_last`: leave out a short last batch. `limit`: the maximum number of batches per pass. `loader`: "auto",
-        "native", "dali", "ffcv" or "torchvision". `workers`: threads or processes, by default one per core.
-        `with_ids`: also yield int64 [n], row numbers of the index. `extra_labels`: columns of the table that the
-        photographs were converted from; each batch then ends with a dictionary of these, with tensors for numbers and
-        booleans, and lists for anything else. `on_bad_sample`: "skip" leaves out photographs that have changed or
-        can't be decoded, and passes a line about each to `report`, by default the log. `rank`, `world_size`: by
-        default those of `torch.distributed`.
+        "native", "dali", "ffcv" or "torchvision". `workers`: threads or processes, by default one per core. `with_ids`:
+        also yield int64 [n], row numbers of the index. `extra_labels`: columns of the table that the photographs were
+        converted from; each batch then ends with a dictionary of these columns, with tensors for numbers and booleans,
+        and lists for anything else. `on_bad_sample`: "skip" leaves out photographs that have changed or can't be
+        decoded, and passes a line about each to `report`, by default the log. `rank`, `world_size`: by default those of
+        `torch.distributed`.
 
         Raises UserError, one line, for invalid or unavailable settings.
         """
@@ -164,7 +164,7 @@ class Loader(base.Loader):
         self._epoch_chosen = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Start a pass and end the previous one. If that was stopped early, the same epoch starts again."""
+        """Start a pass and end the previous one. If the previous pass was stopped early, its epoch starts again."""
         if self._pass is not None:
             self._pass.close()
         if not self._epoch_chosen and self._all_delivered():

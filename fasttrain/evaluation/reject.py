@@ -52,7 +52,9 @@ class Rejection:
 
 
 def best_rejection(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> Rejection | None:
-    """Return the threshold that answers the most photographs with at least `precision`, or None if there is none.
+    """Return the threshold with which the most photographs are answered at a precision of at least `precision`.
+
+    Returns None if no threshold reaches that precision.
 
     `confidence`: float64 [n] in [0, 1], the probability of the likeliest class. `right`: bool [n], whether that is the
     true class. `precision`: in (0, 1]. The threshold lies half-way between two confidences, so that another runtime's
@@ -79,7 +81,7 @@ def choose_rejection(
     `predictor`: the model of `checkpoint`; it uses the new threshold from then on. `checkpoint`: a run folder or its
     `model.safetensors`. `precision`: the share of answers that must be right, in (0, 1]. `data`: shards or a folder of
     photographs, by default the data that the run was trained on. Raises UserError if no threshold reaches the
-    precision, or if there is no such data.
+    precision, or if the data is missing.
     """
     if not 0 < precision <= 1:
         raise UserError(f"--precision {precision:g}: give a share above 0 and up to 1, such as 0.98")

@@ -86,7 +86,7 @@ class CoreMl(Format):
 
 
 class _FromPicture(torch.nn.Module):
-    """`model`, which takes [n, H, W, 3], of float32 [1, 3, H, W]: Core ML hands a picture over in this order."""
+    """Wraps `model`, which takes [n, H, W, 3], so that it takes float32 [1, 3, H, W], the form of Core ML's pictures."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _FromPicture(torch.nn.Module):
 
 
 def _add_addcmul() -> None:
-    """Teach coremltools the operator that normalizes pixels, which 9.0 lacks."""
+    """Add the operator that normalizes pixels, addcmul, to coremltools. Version 9.0 lacks it."""
     from coremltools.converters.mil import Builder, register_torch_op
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
 

@@ -18,7 +18,8 @@ _MOST = 32  # photographs at once: ExecuTorch plans its memory ahead
 
 
 class ExecuTorch(Format):
-    """The method `forward` gives the logits, the method `metadata` JSON as text."""
+    """The ExecuTorch format. The method `forward` of the file returns the logits, and the method `metadata` the
+    metadata as JSON."""
 
     suffix = ".pte"
     runtime = "ExecuTorch"

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class LiteRt(Format):
-    """The metadata are JSON, in `metadata.json` of the zip archive at the end of the file.
+    """The LiteRT format. The metadata are JSON, in `metadata.json` of the zip archive at the end of the file.
 
-    That is where TensorFlow Lite keeps associated files, so any program that opens zip archives reads them.
+    TensorFlow Lite keeps associated files in this archive, so any program that opens zip archives can read them.
     """
 
     suffix = ".tflite"
@@ -67,7 +67,7 @@ def _interpreter(path: Path, threads: int) -> Interpreter:
 
 
 def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits of `images`. Raises RuntimeError or ValueError where the file can't take as many at once."""
+    """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many images at once."""
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     shape = list(images.shape)
     if interpreter.get_input_details()[0]["shape"].tolist() != shape:
@@ -79,7 +79,7 @@ def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
 
 
 def _takes_more_than_one(path: Path, examples: torch.Tensor) -> bool:
-    """Return whether the input can be resized: the converter writes shapes of one photograph into some models."""
+    """Return whether the file takes several photographs at once. For some models the converter fixes the number at one."""
     try:
         return len(_logits(_interpreter(path, 1), examples[:2])) == 2
     except (RuntimeError, ValueError):

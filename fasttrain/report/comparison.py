@@ -34,7 +34,8 @@ class MetricRow:
     shown: Callable[[float], str]
 
     def best(self) -> set[int]:
-        """Return the positions of the best values. They are empty if all values are equal or none is better."""
+        """Return the positions of the best values. The set is empty if all values are equal, or if neither greater nor
+        less is better."""
         known = [value for value in self.values if value is not None]
         if not self.better or len(set(known)) < 2:
             return set()

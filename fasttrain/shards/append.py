@@ -64,8 +64,8 @@ class Addition:
     - `keys`: the key of each photograph of the source.
     - `known`: the split and the size in bytes of each photograph of earlier conversions, by its path. The size is -1 if
       it was not recorded.
-    - `kept`: (path, reason) of each photograph that has changed or disappeared since. The shards keep its earlier
-      version.
+    - `kept`: (path, reason) of each photograph that has changed or disappeared since its conversion. The shards keep
+      its earlier version.
     """
 
     base: Manifest
@@ -323,7 +323,10 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
 
 
 def _named(label: int | list[int], classes: Sequence[str]) -> str:
-    """Return the name of a class, or the names of several classes given as the bytes of a set."""
+    """Return the name of the class `label`, or the names of the classes in a set of classes.
+
+    `label` is a class number, or a list with the bytes of a set as in `label_bits.packed`. An empty set gives "none".
+    """
     if isinstance(label, int):
         return classes[label]
     return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"

@@ -1,7 +1,8 @@
 """Check an index before its numbers are used, and the members of a shard.
 
-Shards may come from an untrusted source. An offset beyond its file would read other memory, a label beyond the classes
-would write there, and a photograph that claims to be small could take all memory when it is decoded.
+Shards may come from an untrusted source. An offset beyond the end of a file would make a loader read other memory, a
+label beyond the classes would make it write to other memory, and a photograph that claims to be small could take all
+memory when it is decoded.
 """
 
 from __future__ import annotations

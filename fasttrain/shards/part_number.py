@@ -95,8 +95,10 @@ def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _part(name: str, place: int, count: int) -> tuple[int, int]:
-    """Return the part number, from 1, for `place`, from 0, and the number of parts. Raises UserError if it is out of
-    range."""
+    """Return the part number, counted from 1, for `place`, counted from 0, and the number of parts.
+
+    Raises UserError if `place` is out of range.
+    """
     if not 0 <= place < count <= _MOST:
         raise UserError(f"--part {AUTO}: {name}={place} is not one of {count} parts, counted from 0; give --part 1/4")
     return place + 1, count

@@ -225,7 +225,7 @@ class ShardSet:
         ids.
 
         A column is int64 or bool [N]; float64 [N] with NaN for missing values, if numbers are missing or not integers;
-        or else a list of N texts, lists or None. Returns an empty dict if the source had no other columns. Raises
+        or else a list of N strings, lists or None. Returns an empty dict if the source had no other columns. Raises
         UserError if the file is damaged.
         """
         name = self.manifest.current(EXTRA)
@@ -324,7 +324,7 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
-        """Return the mapped bytes of a shard. Another shard may be unmapped for it."""
+        """Return the mapped bytes of a shard. This may unmap another shard, to limit the mapped memory."""
         with self._mapping:
             if number not in self._maps:
                 self._map(number)

@@ -1,7 +1,7 @@
 """Read shards from a URL. A shard is downloaded through fsspec when it is first needed, checked, and kept in the cache.
 
-The manifest is read again at each start. Its hash names the folder in the cache. So other shards at the same URL are
-never mixed with these, and two URLs of the same shards share their files.
+The manifest is read again at each start. The folder in the cache is named after the manifest's hash. So old and new
+shards at the same URL are never mixed, and two URLs of the same shards share their files.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class RemoteFiles:
         return True
 
     def _fetch(self, local: Path, stop: threading.Event | None) -> None:
-        """Download the file and compare its checksum. Raises UserError if it is wrong twice."""
+        """Download the file and compare its checksum. Raises UserError if the checksum is wrong twice."""
         with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
             for _ in range(2):  # a wrong checksum may be a fault of the network
                 file.seek(0)
