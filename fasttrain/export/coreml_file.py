@@ -86,7 +86,7 @@ class CoreMl(Format):
 
 
 class _FromPicture(torch.nn.Module):
-    """Wraps `model`, which takes [n, H, W, 3], so that it takes float32 [1, 3, H, W], the form of Core ML's pictures."""
+    """Wraps `model`, which takes [n, H, W, 3], so that it takes [1, 3, H, W], float32, like Core ML's pictures."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def _interpreter(path: Path, threads: int) -> Interpreter:
 
 
 def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many images at once."""
+    """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many at once."""
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     shape = list(images.shape)
     if interpreter.get_input_details()[0]["shape"].tolist() != shape:
@@ -79,7 +79,7 @@ def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
 
 
 def _takes_more_than_one(path: Path, examples: torch.Tensor) -> bool:
-    """Return whether the file takes several photographs at once. For some models the converter fixes the number at one."""
+    """Return whether the file takes several photographs at once. For some models the converter fixes one."""
     try:
         return len(_logits(_interpreter(path, 1), examples[:2])) == 2
     except (RuntimeError, ValueError):

@@ -208,7 +208,7 @@ class DaliLoader(ShardLoader):
             scheduled.append(batch)
 
     def _check_jpegs(self, batch: Batch) -> None:
-        """Record as bad all samples that are not JPEGs of the size in the index. A larger JPEG could take all memory."""
+        """Record as bad all samples that aren't JPEGs of the size in the index. A larger JPEG could take all memory."""
         for sample in batch.ids[~self._checked[batch.ids]].tolist():
             self._checked[sample] = True
             height, width = self._sizes[sample].tolist()

@@ -23,7 +23,7 @@ The PNG shows the photograph with the class-activation map of that class over it
 
 @dataclass
 class Model:
-    """A trained model. `heat_map`: the function that draws its heat maps, or None if the service offers no heat maps."""
+    """A trained model. `heat_map`: the function that draws its heat maps, or None if none can be drawn."""
 
     predictor: Predictor
     heat_map: HeatMap | None = None
