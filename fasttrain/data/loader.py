@@ -109,7 +109,7 @@ class Loader(base.Loader):
         check_split(split)
         training = split == "train"
         if views is not None and (crop is not None or not views):
-            raise UserError("views: give at least one crop, and leave out crop")
+            raise UserError("views: give at least one crop in views, and leave out the argument crop")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
@@ -297,7 +297,9 @@ def _check_ids(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDAr
     """Return `ids` as int64 [n]. Raises UserError if one is out of range."""
     samples = np.asarray(ids, dtype=np.int64).reshape(-1)
     if len(outside := samples[(samples < 0) | (samples >= len(shards))]):
-        raise UserError(f"ids: there is no sample {outside[0]} in {shards.location}, which has {len(shards):,}")
+        raise UserError(
+            f"ids: there is no sample {outside[0]} in {shards.location}; give numbers from 0 to {len(shards) - 1:,}"
+        )
     return samples
 
 
@@ -306,13 +308,16 @@ def _check_boxes(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: ND
     found = np.ascontiguousarray(boxes, dtype=np.int32)
     if found.shape != (len(samples), 4):
         raise UserError(
-            f"boxes: the shape is {found.shape}; give ({len(samples)}, 4), (top, left, height, width) of each"
+            f"boxes: the shape is {found.shape}; give ({len(samples)}, 4): (top, left, height, width) of each box"
         )
     wrong = (found[:, :2] < 0).any(1) | (found[:, 2:] < 1).any(1) | (found[:, :2] + found[:, 2:] > sizes).any(1)
     if wrong.any():
         row = int(wrong.argmax())
         height, width = sizes[row]
-        raise UserError(f"boxes: {found[row].tolist()} lies outside of sample {samples[row]}, {width} x {height} px")
+        raise UserError(
+            f"boxes: {found[row].tolist()} lies outside of sample {samples[row]}, {width} x {height} px; give a box "
+            "within the photograph"
+        )
     return found
 
 

@@ -89,15 +89,15 @@ def choose_rejection(
         raise UserError("--precision: a multi-label model has a threshold for each class in model.json; leave it out")
     weights = weights_file(user_path(checkpoint))
     if weights.name != WEIGHTS:
-        raise UserError(f"{weights}: --precision is for a run's final weights; give its run folder, then export it")
+        raise UserError(f"{weights}: --precision is for a run's final weights; give the run folder as --checkpoint")
     run = RunFolder(weights.parent)
     confidence, right = _on_validation(predictor, _data_of(run) if data is None else data)
     found = best_rejection(confidence, right, precision)
     if found is None:
         most = (np.cumsum(right[np.argsort(-confidence)]) / np.arange(1, len(right) + 1)).max()
         raise UserError(
-            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the most is "
-            f"{most:.1%}; give less"
+            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the "
+            f"highest possible precision is {most:.1%}; give less"
         )
     try:
         run.write_reject_threshold(found.threshold)

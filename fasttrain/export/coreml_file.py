@@ -61,7 +61,9 @@ class CoreMl(Format):
                 )
             except Exception as error:  # the tracer and each operator's converter have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format coreml: coremltools can't convert this model ({reason})") from error
+                raise UserError(
+                    f"--format coreml: coremltools can't convert this model ({reason}); try --format onnx"
+                ) from error
             said = for_one(metadata)
             if pixels:
                 said["input"] = f"one picture of {side} x {side} pixels, RGB, 0..255"

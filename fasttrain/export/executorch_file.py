@@ -43,7 +43,9 @@ class ExecuTorch(Format):
                 ).to_executorch()
             except Exception as error:  # torch.export, the passes and the backend each have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format executorch: ExecuTorch can't compile this model ({reason})") from error
+                raise UserError(
+                    f"--format executorch: ExecuTorch can't compile this model ({reason}); try --format onnx"
+                ) from error
         path.write_bytes(made.buffer)
 
     def open(self, path: Path, threads: int) -> Run:

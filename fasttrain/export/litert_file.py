@@ -39,7 +39,9 @@ class LiteRt(Format):
                 made = litert_torch.convert(model, (examples[:1],))
             except Exception as error:  # torch.export, JAX and the converter each have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format litert: litert-torch can't convert this model ({reason})") from error
+                raise UserError(
+                    f"--format litert: litert-torch can't convert this model ({reason}); try --format onnx"
+                ) from error
             made.export(str(path))
         said = metadata if _takes_more_than_one(path, examples) else for_one(metadata)
         with zipfile.ZipFile(path, "a") as archive:

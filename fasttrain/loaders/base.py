@@ -219,7 +219,7 @@ class Loader(ABC):
         if no_memory(reason):
             raise MemoryError(f"at {problem}")
         if settings.on_bad_sample == "error":
-            raise UserError(f"{problem}; {lists}; copy it again, or skip such samples with --on-bad-sample skip")
+            raise UserError(f"{problem}; {lists}; copy the file again, or skip such samples with --on-bad-sample skip")
         self.bad_samples[sample] = reason
         if sample not in self._reported:
             self._reported.add(sample)
@@ -228,7 +228,7 @@ class Loader(ABC):
         met = self.bad_count if settings.world_size == 1 else len(self.bad_samples)
         if met > (most := settings.most_bad(len(self.ids))):
             raise UserError(
-                f"{problem}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again"
+                f"{problem}; more than {most:,} bad samples in one epoch; {lists}; copy or convert the data again"
             )
 
     def set_epoch(self, epoch: int) -> None:

@@ -74,9 +74,7 @@ class DaliLoader(ShardLoader):
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
-            return (
-                "these shards hold pixels, but its decoder needs JPEGs; use --loader native, or convert without --raw"
-            )
+            return "these shards hold pixels, but DALI needs JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
             return f"DALI is not installed; {install(dali_extra(torch.version.cuda))}"
         return start_problem(device if device.startswith("cuda") else "cpu")

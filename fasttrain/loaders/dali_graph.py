@@ -202,7 +202,7 @@ _works: set[str] = set()
 
 
 def _cannot_start(device: str, error: BaseException) -> str:
-    return f"it can't start on {device} ({reason_of(error)})"
+    return f"DALI can't start on {device} ({reason_of(error)})"
 
 
 def reason_of(error: BaseException) -> str:

@@ -63,9 +63,9 @@ class FfcvLoader(ShardLoader):
         if shards.remote:
             return "FFCV's files are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
-            return "FFCV is not installed; `fasttrain doctor` says how"
+            return "FFCV is not installed; `fasttrain doctor` says how to install it"
         if not native_available():
-            return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
+            return "fasttrain was installed without its native module; `fasttrain doctor` says how to install it"
         problems = (beton_problem(shards, split) for split in SPLITS if len(shards.ids(split)))
         return next((problem for problem in problems if problem), None)
 

@@ -47,7 +47,7 @@ class NativeLoader(ShardLoader):
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if native_available():
             return None
-        return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
+        return "fasttrain was installed without its native module; `fasttrain doctor` says how to install it"
 
     @classmethod
     def preference(cls, device: str) -> int:

@@ -136,12 +136,12 @@ def require_room(shards: ShardSet, shuffle: str) -> None:
     problem = f"{shards.location}: {shown_size(sum(sizes))} of shards, and the cache may hold {shown_size(budget)}"
     if shuffle != "shards":
         raise UserError(
-            f"{problem}; add --shuffle shards, which fetches each once an epoch, or give a greater --cache-size"
+            f"{problem}; add --shuffle shards, which fetches each shard once per epoch, or give a greater --cache-size"
         )
     needed = sum(sizes[: _WINDOWS_KEPT * SHARD_WINDOW])
     if needed > budget:
         raise UserError(
-            f"{problem}; --shuffle shards mixes {SHARD_WINDOW} and fetches the next ones ahead: give --cache-size "
+            f"{problem}; --shuffle shards mixes {SHARD_WINDOW} shards and fetches the next ones: give --cache-size "
             f"{shown_size(needed)} or more, or convert with a smaller --shard-size"
         )
 

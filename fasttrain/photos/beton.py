@@ -83,7 +83,7 @@ def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.
     if unknown:
         raise _refused(container, f"its field {unknown[0]!r} has a custom type")
     if len(images) != 1 or not integers or len(set(names)) < len(names):
-        raise _refused(container, f"its fields are {', '.join(names)}, but it needs one RGB image and an integer label")
+        raise _refused(container, f"its fields are {', '.join(names)}, but one RGB image and a label are needed")
     layout = np.dtype([(str(number), IN_A_ROW[kind]) for number, kind in enumerate(kinds)], align=True)
     rows = _array(container, HEADER.itemsize + fields.nbytes, int(header["num_samples"]), layout)
     if not len(rows):

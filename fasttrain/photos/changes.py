@@ -48,12 +48,12 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
         photos[position] = replace(photos[position], split=splits.pop())
     if any(photo.split == VAL for photo in photos):
         photos = [replace(photo, split=TRAIN) if photo.split == UNDECIDED else photo for photo in photos]
-    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but missing") for row in missing]
+    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but not found") for row in missing]
     return replace(
         listing,
         photos=photos,
         ignored=[*listing.ignored, *gone],
-        notes=(*listing.notes, f"{file.name}: the splits of {len(found):,} of {len(photos):,} photographs"),
+        notes=(*listing.notes, f"{file.name} gives the splits of {len(found):,} of {len(photos):,} photographs"),
         settings={**listing.settings, "splits": _checksum(file)},
     )
 
@@ -70,7 +70,8 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     file = user_path(path)
     if listing.multi_label:
         raise UserError(
-            f"--relabel {file} gives one class per photograph, but {listing.name} has sets; change them there"
+            f"--relabel {file} gives one class per photograph, but {listing.name} has sets of classes; change the "
+            f"labels in {listing.root}"
         )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)

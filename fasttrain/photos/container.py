@@ -141,7 +141,7 @@ def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = Tr
     ignored: list[Ignored] = []
     if user_path(source).is_dir():
         beside = sorted(set(_below(root)) - set(paths))
-        ignored = [(path.relative_to(root).as_posix(), "beside the files of photographs") for path in beside]
+        ignored = [(path.relative_to(root).as_posix(), "not a file that holds photographs") for path in beside]
     return Files(root, paths, _splits(root, paths) if by_name else [UNDECIDED] * len(paths), ignored)
 
 

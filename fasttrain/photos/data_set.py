@@ -77,7 +77,9 @@ def _saved(folder: Path) -> list[str]:
     """Return the names of the files that `Dataset.save_to_disk` wrote into a folder."""
     state = _json(folder / _SAVED)
     if state.get("_indices_data_files"):
-        raise UserError(f"{folder}: its rows are a selection by indices; save it again after `flatten_indices()`")
+        raise UserError(
+            f"{folder}: its rows are a selection by indices; call `flatten_indices()` and save the data set again"
+        )
     try:
         return [PurePosixPath(each["filename"]).name for each in state["_data_files"]]
     except (KeyError, TypeError) as error:

@@ -84,7 +84,8 @@ def _refuse_loose_splits(tree: Tree) -> None:
     else:
         problem = f"but no class folders in {train}/{_table_hint(tree) or '; give each class a folder there'}"
     raise UserError(
-        f"--source {tree.root} holds {holds} {problem} (if these are the classes, give fasttrain convert --classes top)"
+        f"--source {tree.root} holds {holds} {problem} (if these folders are the classes, give fasttrain convert "
+        "--classes top)"
     )
 
 
@@ -147,15 +148,15 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
         raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them; add some")
     if not left_out:
         if split == VAL:
-            return [(f"{folder}/", "empty: --val-fraction decides which of the training photographs validate")]
+            return [(f"{folder}/", "empty: --val-fraction decides how many training photographs are for validation")]
         return [(f"{folder}/", "empty")]
     if split == VAL:
         loose = sum(reason == _NO_CLASS for _, reason in left_out)
         what = f"{loose:,} photographs but no class folders" if loose else f"no photographs ({': '.join(left_out[0])})"
         fix = "give each class a folder there" if loose else "add some"
         raise UserError(
-            f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides which of the "
-            "training photographs validate"
+            f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides how many "
+            "training photographs are for validation"
         )
     return []
 

@@ -21,8 +21,8 @@ from fasttrain.photos.data_files import CARD, Card, DataFile, choose_files, read
 HUB = "hf://"
 _CONVERTED = "refs/convert/parquet"
 _NAME = re.compile(r"hf://(?:datasets/)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:]+))?(?::(?P<config>.+))?")
-_INSTEAD = "connect, or give a folder with its Parquet files (--source DIR)"
-_TOKEN = "set HF_TOKEN to a token that may read it"
+_INSTEAD = "connect to the network, or give a folder with its Parquet files (--source DIR)"
+_TOKEN = "set HF_TOKEN to a token that may read the data set"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def _chosen(name: str, revision: str | None, config: str | None, where: str) -> 
         converted = _Repository(name, _CONVERTED)
     except RevisionNotFoundError as error:
         raise UserError(
-            f"{where} holds no Parquet files, and the Hub has converted none; download it, and give its folder"
+            f"{where} holds no Parquet files, and the Hub has converted none; download the data set, and give its "
+            "folder"
         ) from error
     hint = f"hf://{name}:CONFIGURATION"
     files, chosen = choose_files(converted.names, Card(default=card.default), config, where, hint)
@@ -132,7 +133,7 @@ def _require_network(where: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise _Unreachable(f"{where}: HF_HUB_OFFLINE is set, and it wasn't downloaded before; {_INSTEAD}")
+        raise _Unreachable(f"{where}: HF_HUB_OFFLINE is set, and the data set wasn't downloaded before; {_INSTEAD}")
     hub = urlsplit(constants.ENDPOINT)
     if urllib.request.getproxies():
         return
@@ -161,7 +162,7 @@ def _explained(error: Exception, where: str) -> UserError:
     if isinstance(error, errors.GatedRepoError):
         return UserError(f"{where}: its owner requires your consent: agree on the data set's page, and {_TOKEN}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return UserError(f"{where} has no such revision; check it, or leave it out")
+        return UserError(f"{where} has no such revision; check the revision, or leave it out")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: {constants.ENDPOINT} has no such data set; check the name, or {_TOKEN}")
     if isinstance(error, OSError) and (known := fixable(error, fix="set HF_HOME to a folder with free space")):

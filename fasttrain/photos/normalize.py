@@ -265,7 +265,7 @@ def _judge(profile: Profile, image: Callable[[], Image], color: Color) -> _Color
         return _Colors(_KEPT, (f"profile {profile.name!r} kept",))
     levels = profile.levels(image())
     convert = color == "srgb" or levels > MOST_LEVELS
-    note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}, {levels:.1f} levels apart"
+    note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}: {levels:.1f} levels from sRGB"
     return _Colors(_CONVERTED if convert else _KEPT, (note,))
 
 

@@ -125,7 +125,7 @@ def onto_white(image: Image) -> Image:
     from PIL import Image
 
     if image.mode == "LAB":
-        raise BrokenPhoto("CIELAB colours without a profile: save it as RGB")
+        raise BrokenPhoto("CIELAB colours without a profile: save the photograph as RGB")
     if image.mode == "RGBA":
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
@@ -264,7 +264,7 @@ def _eight_bits(image: Image, picture: Picture) -> Image:
     from PIL import Image
 
     if image.mode == "F":
-        raise BrokenPhoto("floating-point pixels have no known range: save it with 8 or 16 bits")
+        raise BrokenPhoto("floating-point pixels have no known range: save the photograph with 8 or 16 bits")
     if image.mode.startswith("I"):
         import numpy as np
 

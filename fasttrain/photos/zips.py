@@ -39,8 +39,8 @@ def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
         how = "encrypted" if info.flag_bits & _ENCRYPTED else f"compressed by method {info.compress_type}"
         raise UserError(
-            f"--source {file.path}: {info.filename} is {how}, which can't be read in place; unpack it, and give the "
-            "folder"
+            f"--source {file.path}: {info.filename} is {how}, which can't be read in place; unpack the zip, and give "
+            "its folder"
         )
 
 

@@ -150,7 +150,7 @@ def _explained(model: Model, explain: str | None) -> int | None:
     if model.heat_map is None:
         raise Refused(400, "this service has no heat maps; leave `explain` out")
     if explain and explain not in model.classes:
-        raise Refused(400, f"explain = {explain!r} is not one of the classes")
+        raise Refused(400, f"explain = {explain!r} is not one of the classes; GET /model lists them")
     return model.classes.index(explain) if explain else -1
 
 

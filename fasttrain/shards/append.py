@@ -48,8 +48,8 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
 from fasttrain.shards.workplace import require_manifest
 
-_GONE = "not in the source any more: the shards keep it"
-_KEPT = "the shards keep the earlier one"
+_GONE = "not in the source any more: the shards keep the photograph"
+_KEPT = "the shards keep the earlier version"
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
             continue
         added[row] = False
         if other_size:
-            kept.append((path, f"{source.sizes[row]:,} bytes, {size:,} when it was converted: {_KEPT}"))
+            kept.append((path, f"{source.sizes[row]:,} bytes now, {size:,} bytes when it was converted: {_KEPT}"))
         elif label != labels[row].tolist():
             ours, theirs = (_named(each, classes) for each in (labels[row].tolist(), label))
-            kept.append((path, f"of class {ours!r}, in the shards {theirs!r}: {_KEPT}"))
+            kept.append((path, f"of class {ours!r} now, of class {theirs!r} in the shards: {_KEPT}"))
         elif source.splits[row] >= VAL and source.splits[row] != held[row]:
-            kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
+            kept.append((path, f"in {SPLITS[source.splits[row]]} now, in {SPLITS[held[row]]} in the shards: {_KEPT}"))
     ordered = [keys[path] for path in source.paths]
     stored_lines, reported = _extra_of(out, base), {path for path, _ in kept}
     for row, line in enumerate(extra_lines(source, ordered)) if stored_lines else ():

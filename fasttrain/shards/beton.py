@@ -81,7 +81,7 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
             digest = _write(path, shards, ids, advance)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fix = "make room there and run the same command again: it resumes" if full else "choose another --out"
+            fix = "free some space there, and run the same command again to resume" if full else "choose another --out"
             raise of_os(error, path, fix) from error
         record["files"][path.name] = {"samples": len(ids), "bytes": path.stat().st_size, "sha256": digest}
         atomic_write_bytes(shards.folder / RECORD, json.dumps(record, indent=2).encode())

@@ -216,7 +216,7 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
     """Return a UserError if the user can fix `error`, and otherwise `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return of_os(error, folder, "make room there and run the same command again: it resumes")
+        return of_os(error, folder, "free some space there, and run the same command again to resume")
     return fixable(error, error.filename or folder, fix) or error
 
 
