@@ -23,8 +23,8 @@ from fasttrain.evaluation.predict import Predictor
 class Rejection:
     """A reject threshold, and its effect on the photographs on which it was chosen.
 
-    `threshold`: in [0, 1]. `photographs`: their number. `answered`: the number with a probability of at least the
-    threshold. `right`: the number of correct answers among these.
+    `threshold`: in [0, 1]. `photographs`: the number of photographs. `answered`: the number of photographs with a
+    probability of at least the threshold. `right`: the number of correct answers among the answered ones.
     """
 
     threshold: float

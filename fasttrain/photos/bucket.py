@@ -30,10 +30,9 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs below a URL. Raises UserError, in one line, if there are none, or if the URL can't be
-    listed.
+    """List the photographs below a URL. Raises UserError if there are no photographs, or if the URL can't be listed.
 
-    The listing equals that of a local copy: the same photographs give the same shards, wherever they are.
+    A local copy of the photographs gives the same listing, and so the same shards.
     """
     url = str(source).rstrip("/")
     tree, name = _BucketTree(url), url.rpartition("/")[2]

@@ -40,7 +40,7 @@ def download(source: str) -> Downloaded:
     yet.
 
     The SHA-256 of each file is compared with the one that the Hub lists. If the Hub can't be reached, an earlier
-    download is used. Raises UserError, in one line, if there is no such data set, or if the network or the disk fails.
+    download is used. Raises UserError if there is no such data set, or if the network or the disk fails.
     """
     found = _NAME.fullmatch(source)
     if found is None:

@@ -56,7 +56,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def cached_sample(cache: Path) -> Path:
-    """Return the folder of the sample in `cache`. It is drawn on first use. Raises UserError if it can't be written."""
+    """Return the folder of the sample in `cache`. The sample is drawn on first use. Raises UserError if the folder
+    can't be written."""
     out = cache / f"sample-v{VERSION}"
     if not out.is_dir():
         try:

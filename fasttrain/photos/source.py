@@ -159,8 +159,8 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """The description of a source without its photographs. `photos` is their number, and the other fields are those of
-    `Source`."""
+    """The description of a source without its photographs. `photos` is the number of photographs. The other fields are
+    explained in `Source`."""
 
     kind: str
     name: str

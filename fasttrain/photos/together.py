@@ -35,7 +35,8 @@ Links = list[tuple[int, int]]
 
 
 def keep_together(source: Source, workers: int, advance: Callable[[int], None]) -> Source:
-    """Return a copy of `source` with near-duplicates in the same group. Its `near_duplicates` lists these groups.
+    """Return a copy of `source` with near-duplicates in the same group. The copy's `near_duplicates` lists these
+    groups.
 
     Photographs are near-duplicates if their bytes are equal, or if their perceptual hashes differ in at most DISTANCE
     bits. They join the groups that the source has already. Near-duplicates that the source puts into different splits

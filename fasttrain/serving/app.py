@@ -185,7 +185,7 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
 
 
 def _add_page(app: FastAPI) -> None:
-    """Add the web page and its files to `app`. They need no token."""
+    """Add the web page and its files to `app`. Requests for them need no token."""
 
     def add(path: str, file: str) -> None:
         async def send() -> FileResponse:

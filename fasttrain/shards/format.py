@@ -192,7 +192,7 @@ def _with_checksum(text: bytes, before: str, after: str) -> bytes:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest in `folder`.
 
-    Raises UserError, in one line, if `folder` holds no complete shards, or shards of a newer version.
+    Raises UserError if `folder` holds no complete shards, or shards of a newer version.
     """
     path = folder / MANIFEST
     try:
@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """Parse the contents of a manifest. `where` is its path or URL for messages.
 
-    Raises UserError, in one line, if it is damaged or has a newer schema.
+    Raises UserError if the manifest is damaged or has a newer schema.
     """
     try:
         plain = json.loads(text)

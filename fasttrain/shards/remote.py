@@ -28,8 +28,8 @@ _AT_ONCE = 4  # pieces requested in parallel, because a single connection to S3 
 def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
     """Download the manifest at the URL `location` and return access to its files.
 
-    Without `cache_size`, the cache may use the spare space of the disk. Raises UserError, in one line, if there are no
-    shards, if the driver or the network is missing, or if the disk has no space for a cache.
+    Without `cache_size`, the cache may use the spare space of the disk. Raises UserError if there are no shards, if the
+    driver or the network is missing, or if the disk has no space for a cache.
     """
     limit = None if cache_size is None else cache_size.bytes
     text = _fetched(location, MANIFEST, lambda files, path: files.cat_file(path))
@@ -40,8 +40,8 @@ def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFil
 
 
 class RemoteFiles:
-    """Access to the files of a data set at the URL `location`, which are cached in `folder`. Its methods are those of
-    `ShardFiles`.
+    """Access to the files of a data set at the URL `location`, which are cached in `folder`. Its methods are explained
+    in `ShardFiles`.
 
     It can be pickled, and used after a fork. Errors are UserErrors of one line that name the URL or the file.
     """
