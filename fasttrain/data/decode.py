@@ -37,7 +37,7 @@ def decode(
     if one can't be read.
     """
     if size < 1 or not 0 < crop_pct <= 1:
-        raise UserError(f"decode(size={size}, crop_pct={crop_pct}): give at least 1 px, and a share in (0, 1]")
+        raise UserError(f"decode(size={size}, crop_pct={crop_pct}): give at least 1 px, and crop_pct in (0, 1]")
     crop = evaluation_crop(Geometry(size, crop_pct, resize_mode, interpolation))
     if isinstance(photographs, (str, Path, bytes)):
         return _decode(photographs, "the photograph", crop)

@@ -92,24 +92,24 @@ class Loader(base.Loader):
         photographs as before.
 
         `views`: several crops of each photograph instead of `crop`; `images` is then a list with a tensor for each.
-        `transforms`: applied to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
-        `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After
-        `Mixup` or `CutMix`, labels are float32 [n, classes]. `output`: "float" adds `Normalize()`.
+        `transforms`: applied to a batch on its device, in this order: `RandAugment` or `TrivialAugment`, `ColorJitter`,
+        `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After `Mixup` or `CutMix`,
+        labels are float32 [n, classes]. `output`: "float" adds `Normalize()`.
 
         `drop_last`: leave out a short last batch. `limit`: the maximum number of batches per pass. `loader`: "auto",
-        "native", "dali", "ffcv" or "torchvision". `workers`: threads or processes, by default one per core.
-        `with_ids`: also yield int64 [n], row numbers of the index. `extra_labels`: columns of the table that the
-        photographs were converted from; each batch then ends with a dictionary of these, with tensors for numbers and
-        booleans, and lists for anything else. `on_bad_sample`: "skip" leaves out photographs that have changed or
-        can't be decoded, and passes a line about each to `report`, by default the log. `rank`, `world_size`: by
-        default those of `torch.distributed`.
+        "native", "dali", "ffcv" or "torchvision". `workers`: threads or processes, by default one per core. `with_ids`:
+        also yield int64 [n], row numbers of the index. `extra_labels`: columns of the table that the photographs were
+        converted from; each batch then ends with a dictionary of these columns, with tensors for numbers and booleans,
+        and lists for anything else. `on_bad_sample`: "skip" leaves out photographs that have changed or can't be
+        decoded, and passes a line about each to `report`, by default the log. `rank`, `world_size`: by default those of
+        `torch.distributed`.
 
         Raises UserError, one line, for invalid or unavailable settings.
         """
         check_split(split)
         training = split == "train"
         if views is not None and (crop is not None or not views):
-            raise UserError("views: give at least one crop, and leave out crop")
+            raise UserError("views: give at least one crop in views, and leave out the argument crop")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
@@ -164,7 +164,7 @@ class Loader(base.Loader):
         self._epoch_chosen = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Start a pass and end the previous one. If that was stopped early, the same epoch starts again."""
+        """Start a pass and end the previous one. If the previous pass was stopped early, its epoch starts again."""
         if self._pass is not None:
             self._pass.close()
         if not self._epoch_chosen and self._all_delivered():
@@ -297,7 +297,9 @@ def _check_ids(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDAr
     """Return `ids` as int64 [n]. Raises UserError if one is out of range."""
     samples = np.asarray(ids, dtype=np.int64).reshape(-1)
     if len(outside := samples[(samples < 0) | (samples >= len(shards))]):
-        raise UserError(f"ids: there is no sample {outside[0]} in {shards.location}, which has {len(shards):,}")
+        raise UserError(
+            f"ids: there is no sample {outside[0]} in {shards.location}; give numbers from 0 to {len(shards) - 1:,}"
+        )
     return samples
 
 
@@ -306,13 +308,16 @@ def _check_boxes(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: ND
     found = np.ascontiguousarray(boxes, dtype=np.int32)
     if found.shape != (len(samples), 4):
         raise UserError(
-            f"boxes: the shape is {found.shape}; give ({len(samples)}, 4), (top, left, height, width) of each"
+            f"boxes: the shape is {found.shape}; give ({len(samples)}, 4): (top, left, height, width) of each box"
         )
     wrong = (found[:, :2] < 0).any(1) | (found[:, 2:] < 1).any(1) | (found[:, :2] + found[:, 2:] > sizes).any(1)
     if wrong.any():
         row = int(wrong.argmax())
         height, width = sizes[row]
-        raise UserError(f"boxes: {found[row].tolist()} lies outside of sample {samples[row]}, {width} x {height} px")
+        raise UserError(
+            f"boxes: {found[row].tolist()} lies outside of sample {samples[row]}, {width} x {height} px; give a box "
+            "within the photograph"
+        )
     return found
 
 

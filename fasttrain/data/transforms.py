@@ -78,7 +78,7 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"{self}: give three numbers for each, and numbers above 0 for std")
+            raise UserError(f"{self}: give three numbers for mean, and three numbers above 0 for std")
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -137,7 +137,9 @@ class Transforms:
             raise UserError("transforms: RandAugment and TrivialAugment exclude each other; leave one of them out")
         self.mixes = "mixup" in settings or "cutmix" in settings
         if self.mixes and (normalize is None or views > 1):
-            raise UserError("Mixup and CutMix need normalized images of a single view: add Normalize()")
+            raise UserError(
+                "Mixup and CutMix need normalized images of a single view: add Normalize(), and leave out views"
+            )
         chosen = AugmentationSettings(**settings)
         mean = (normalize or Normalize()).mean
         self._normalize = None

@@ -1,1 +1,1 @@
-"""How good a model is: metrics accumulated on the device, and the predictions they come from."""
+"""Evaluate a model: metrics, which are accumulated on the device, and predictions for each photograph."""

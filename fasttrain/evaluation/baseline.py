@@ -16,6 +16,7 @@ class Baseline:
 
 
 def majority_baseline(evaluation: Evaluation) -> Baseline:
-    """Return the baseline of the evaluated split. If classes are equally frequent, the one with the lowest label."""
+    """Return the baseline of the evaluated split. If several classes are the most frequent, the one with the lowest
+    label is used."""
     largest = max(evaluation.classes, key=lambda each: each.support)
     return Baseline(largest.name, largest.support / evaluation.samples)

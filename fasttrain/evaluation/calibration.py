@@ -27,7 +27,8 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error, in [0, 1]: the mean of |accuracy - confidence| over bins, by sample count."""
+        """The expected calibration error, in [0, 1]: the mean of |accuracy - confidence| over bins, weighted by the
+        number of samples."""
         return float(np.nansum(np.abs(self.accuracy - self.confidence) * self.counts) / self.counts.sum())
 
     @property
@@ -37,7 +38,7 @@ class Calibration:
 
 
 def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], *, bins: int = BINS) -> Calibration:
-    """Sort N samples into `bins` by confidence and return the accuracy of each bin.
+    """Sort N samples into `bins` bins by confidence and return the accuracy of each bin.
 
     `confidences`: float [N] in [0, 1], the probabilities of the predicted classes. `right`: bool [N], whether each
     prediction is correct. The method is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,

@@ -1,4 +1,5 @@
-"""The confusion matrix. It is sparse for many classes: with 10,000 a dense one would take 800 MB, mostly zeros."""
+"""The confusion matrix. It is sparse for many classes, because a dense matrix of 10,000 classes would take 800 MB,
+mostly zeros."""
 
 from __future__ import annotations
 

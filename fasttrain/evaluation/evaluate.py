@@ -61,8 +61,8 @@ def evaluate_model(
     `batches`: yields images, uint8 [n, H, W, 3], labels, int64 [n], and ids, int64 [n]. `preprocess`: turns images on
     `device` into the model's input. `criterion`: the loss, averaged over a batch. `temperature`: divides the logits
     before the softmax, and changes only probabilities. `logits_seen`: called with the logits, float32 [n, C], and the
-    labels of each batch. `ranks`: evaluate together. Each rank passes its own batches, and all ranks get the metrics
-    and predictions of all photographs, in the order of their ids.
+    labels of each batch. `ranks`: the processes that evaluate together. Each rank passes its own batches, and all ranks
+    get the metrics and predictions of all photographs, in the order of their ids.
 
     The model runs in eval mode under `torch.inference_mode`; its training flags are restored afterwards. The host
     doesn't wait for the device before the last batch. Raises UserError if there are no photographs.

@@ -49,7 +49,8 @@ def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
 
 
 def _is_missing(path: Path) -> bool:
-    """Return whether nothing exists at `path`. A broken link exists, and so does a path that may not be read."""
+    """Return whether nothing exists at `path`. A broken link counts as existing, and so does a path without permission
+    to read it."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

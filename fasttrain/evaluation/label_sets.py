@@ -39,9 +39,10 @@ class SetEvaluation:
     """The metrics of a multi-label model on a split. All but `samples` and `loss` are in [0, 1].
 
     `samples`: the number of photographs. `loss`: the mean loss. `map`: the mean of the average precisions of all
-    classes that occur in the split. `micro_f1`: the F1 of all decisions together. `macro_f1`: the mean F1 of the
-    classes that occur. Both are at the classes' thresholds. `subset_accuracy`: the share of photographs whose set of
-    classes is predicted exactly. `hamming_loss`: the share of wrong decisions. `chance`: the `map` of random scores.
+    classes that occur in the split. `micro_f1`: the F1 over all decisions, a decision being a photograph and a class.
+    `macro_f1`: the mean F1 of the classes that occur. Both F1 are computed at the thresholds of the classes.
+    `subset_accuracy`: the share of photographs whose set of classes is predicted exactly. `hamming_loss`: the share of
+    wrong decisions. `chance`: the `map` of random scores.
     """
 
     samples: int

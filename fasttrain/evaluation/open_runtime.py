@@ -25,9 +25,10 @@ def open_runtime(
 ) -> Runtime:
     """Open the model `checkpoint` and return its runtime.
 
-    Torch runs a run folder or a checkpoint; `model` and `interpolation` are as in `load_trained`, and `device` is
-    "auto", "cpu", "cuda" or another of torch's. ONNX Runtime or OpenVINO runs an exported `.onnx` or `.xml` file on the
-    CPU, without importing torch; then `model` must be None. Raises UserError if the model can't be opened.
+    Torch runs the model of a run folder or a checkpoint. `model` and `interpolation` are those of `load_trained`, and
+    `device` is "auto", "cpu", "cuda" or another device of torch. ONNX Runtime or OpenVINO runs an exported `.onnx` or
+    `.xml` file on the CPU, without importing torch; then `model` must be None. Raises UserError if the model can't be
+    opened.
     """
     if checkpoint.suffix.lower() not in EXPORTED:
         from fasttrain.evaluation.torch_runtime import TorchRuntime

@@ -20,10 +20,10 @@ class Paired:
 
     `photographs`: the number of these photographs. `first`, `second`: the number of photographs that each run
     evaluated. `relabelled`: the number of common photographs with different labels, which aren't compared.
-    `only_first`, `only_second`: the number of photographs that only this run classified correctly. `top1`: the accuracy
-    of each run, in [0, 1]. `difference`: the second run's top1 minus the first's, in [-1, 1]. `interval`: its 95 %
-    bootstrap interval. `p`: the two-sided p-value of McNemar's exact test. If `photographs` is 0, the last four have no
-    meaning.
+    `only_first`, `only_second`: the number of photographs that only the first, or only the second, run classified
+    correctly. `top1`: the accuracy of each run, in [0, 1]. `difference`: the second run's top1 minus the first's, in
+    [-1, 1]. `interval`: its 95 % bootstrap interval. `p`: the two-sided p-value of McNemar's exact test. If
+    `photographs` is 0, the last four have no meaning.
     """
 
     photographs: int
@@ -81,7 +81,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test (McNemar 1947), in [0, 1].
 
     It is the probability of a division at least as uneven as (`only_first`, `only_second`) if both runs are equally
-    good. These are the numbers of photographs that only one of the runs classified correctly.
+    good. `only_first` and `only_second` are the numbers of photographs that only the first, or only the second, run
+    classified correctly.
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
@@ -92,10 +93,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def difference_interval(only_first: int, only_second: int, photographs: int) -> Interval:
     """Return the 95 % bootstrap interval of the second run's top1 minus the first's, in [-1, 1].
 
-    `only_first`, `only_second`: the numbers of photographs that only this run classified correctly. `photographs`: the
-    number of all photographs, at least 1. A replicate draws photographs with both answers, because the two runs make
-    many mistakes on the same ones. If the runs never differ, the bootstrap interval would be empty. The bounds are then
-    those of the exact interval of a share of 0, as in `accuracy_intervals`.
+    `only_first`, `only_second`: the numbers of photographs that only the first, or only the second, run classified
+    correctly. `photographs`: the number of all photographs, at least 1. A replicate draws photographs together with the
+    answers of both runs, because the runs make many mistakes on the same photographs. If the runs never differ, the
+    bootstrap interval would be empty. The bounds are then those of the exact interval of a share of 0, as in
+    `accuracy_intervals`.
     """
     if not only_first + only_second:
         bound = float(1 - 0.025 ** (1 / photographs))

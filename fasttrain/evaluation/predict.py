@@ -89,9 +89,9 @@ def predict(
     function that makes it, if the run's files can't: see `load_trained`.
 
     `top_k`: the number of classes per photograph. A multi-label model ignores it and names every class that reaches its
-    threshold. `tta`: "flip" averages the logits of each photograph and its mirror image; "none" doesn't.
-    `interpolation`: the resizing filter, "bilinear" or "bicubic", by default the one that the model was trained with.
-    `workers`: the number of decoding threads, by default one per core.
+    threshold. `tta`: "flip" averages the logits of each photograph and its mirror image; "none" uses the photograph
+    only. `interpolation`: the resizing filter, "bilinear" or "bicubic", by default the one that the model was trained
+    with. `workers`: the number of decoding threads, by default one per core.
 
     `reject`: answer "unknown" if the greatest probability is below this number in [0, 1]. The default is the
     `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 never answers "unknown".
@@ -284,7 +284,8 @@ class Predictor:
         """Return a class-activation map for each photograph, float32 [n, size, size] in [0, 1].
 
         `pixels`: uint8 [n, size, size, 3], n results of `read`. `labels`: int64 [n], the class to explain for each.
-        Raises UserError for an exported file, for a model that isn't convolutional, or without the extra `explain`.
+        Raises UserError for an exported file, for a model that isn't convolutional, or if the extra `explain` isn't
+        installed.
         """
         return self._runtime.maps(pixels, labels)
 

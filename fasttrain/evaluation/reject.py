@@ -23,8 +23,8 @@ from fasttrain.evaluation.predict import Predictor
 class Rejection:
     """A reject threshold, and its effect on the photographs on which it was chosen.
 
-    `threshold`: in [0, 1]. `photographs`: their number. `answered`: the number with a probability of at least the
-    threshold. `right`: the number of correct answers among these.
+    `threshold`: in [0, 1]. `photographs`: the number of photographs. `answered`: the number of photographs with a
+    probability of at least the threshold. `right`: the number of correct answers among the answered ones.
     """
 
     threshold: float
@@ -52,7 +52,9 @@ class Rejection:
 
 
 def best_rejection(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> Rejection | None:
-    """Return the threshold that answers the most photographs with at least `precision`, or None if there is none.
+    """Return the threshold with which the most photographs are answered at a precision of at least `precision`.
+
+    Returns None if no threshold reaches that precision.
 
     `confidence`: float64 [n] in [0, 1], the probability of the likeliest class. `right`: bool [n], whether that is the
     true class. `precision`: in (0, 1]. The threshold lies half-way between two confidences, so that another runtime's
@@ -79,7 +81,7 @@ def choose_rejection(
     `predictor`: the model of `checkpoint`; it uses the new threshold from then on. `checkpoint`: a run folder or its
     `model.safetensors`. `precision`: the share of answers that must be right, in (0, 1]. `data`: shards or a folder of
     photographs, by default the data that the run was trained on. Raises UserError if no threshold reaches the
-    precision, or if there is no such data.
+    precision, or if the data is missing.
     """
     if not 0 < precision <= 1:
         raise UserError(f"--precision {precision:g}: give a share above 0 and up to 1, such as 0.98")
@@ -87,15 +89,15 @@ def choose_rejection(
         raise UserError("--precision: a multi-label model has a threshold for each class in model.json; leave it out")
     weights = weights_file(user_path(checkpoint))
     if weights.name != WEIGHTS:
-        raise UserError(f"{weights}: --precision is for a run's final weights; give its run folder, then export it")
+        raise UserError(f"{weights}: --precision is for a run's final weights; give the run folder as --checkpoint")
     run = RunFolder(weights.parent)
     confidence, right = _on_validation(predictor, _data_of(run) if data is None else data)
     found = best_rejection(confidence, right, precision)
     if found is None:
         most = (np.cumsum(right[np.argsort(-confidence)]) / np.arange(1, len(right) + 1)).max()
         raise UserError(
-            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the most is "
-            f"{most:.1%}; give less"
+            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the "
+            f"highest possible precision is {most:.1%}; give less"
         )
     try:
         run.write_reject_threshold(found.threshold)

@@ -40,9 +40,9 @@ def default_split(data: str | Path) -> str:
 def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path) -> NDArray[np.int64]:
     """Return the model's label of each of the data's classes, int64 [len(classes)].
 
-    `classes`: the names of the data's classes. `known`: the names of the model's. `data`: the data's location, for the
-    message. The data may have fewer classes than the model, in another order. Raises UserError for a class that the
-    model doesn't know.
+    `classes`: the names of the data's classes. `known`: the names of the model's classes. `data`: the data's location,
+    for the message. The data may have fewer classes than the model, in another order. Raises UserError for a class that
+    the model doesn't know.
     """
     require_known(classes, known, data)
     label_of = {name: label for label, name in enumerate(known)}
@@ -81,8 +81,8 @@ def batches(
     """Yield `(images, labels, ids)` for the photographs `ids`, without shuffling, as `fasttrain.Loader` does.
 
     `ids`: int64 [n], row numbers of the shards' index. `crop`: the crop, or the size of a centre crop in pixels.
-    `options`: other arguments of `Loader`. This process gets all photographs, even under `torch.distributed`. Those of
-    different splits come one split after the other, because FFCV's files hold one split each.
+    `options`: other arguments of `Loader`. This process gets all photographs, even under `torch.distributed`.
+    Photographs of different splits come one split after the other, because FFCV's files hold one split each.
     """
     from fasttrain.data.crops import as_crop
     from fasttrain.data.loader import Loader

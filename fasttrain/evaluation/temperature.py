@@ -21,7 +21,7 @@ _MOST_LOGITS = 1 << 22  # 41,000 photographs with 101 classes, or 4,000 with 1,0
 
 
 class LogitSample:
-    """Collects logits to fit a temperature on: those of all photographs, or of every k-th if there are many.
+    """Collects logits on which a temperature is fitted: of all photographs, or of every k-th one if there are many.
 
     `photographs`: the number of photographs. `classes`: the number of classes, C.
     """

@@ -25,7 +25,7 @@ class TorchRuntime(Runtime):
     def __init__(
         self, checkpoint: Path, *, model: str | OwnModel | None, device: str, interpolation: Interpolation | None
     ) -> None:
-        """See `open_runtime`."""
+        """Load the model. The arguments are those of `open_runtime`."""
         trained, self.spec = load_trained(checkpoint, model, interpolation)
         self._device = choose_device(device)
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)

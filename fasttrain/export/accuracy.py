@@ -30,9 +30,9 @@ class Accuracy:
     """The accuracies of the model and of the exported file on the same photographs of the validation split.
 
     `measure`: "top1", or for a multi-label model "exact match", the share of photographs whose set of classes is
-    predicted exactly. `photographs`: their number. `model`, `exported`: the accuracies, in [0, 1]. `difference`: the
-    file's accuracy minus the model's, in [-1, 1]. The intervals are 95 % bootstrap intervals; that of the difference is
-    paired, as in `difference_interval`.
+    predicted exactly. `photographs`: the number of photographs. `model`, `exported`: the accuracies, in [0, 1].
+    `difference`: the file's accuracy minus the model's, in [-1, 1]. The intervals are 95 % bootstrap intervals; the
+    interval of the difference is paired, as in `difference_interval`.
     """
 
     measure: str
@@ -46,9 +46,9 @@ class Accuracy:
 
 
 def labelled_shards(data: str | Path | None, spec: ModelSpec) -> ShardSet | None:
-    """Return the shards `data`, or None if they can't measure the accuracy of the model that `spec` describes.
+    """Return the shards `data` if the accuracy of the model that `spec` describes can be measured on them.
 
-    That is so if `data` isn't a folder or URL of shards, or has classes that the model doesn't know.
+    Returns None if `data` isn't a folder or URL of shards, or has classes that the model doesn't know.
     """
     if data is None or not (is_url(data) or (user_path(data) / MANIFEST).exists()):
         return None

@@ -70,9 +70,10 @@ class Format(ABC):
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         """Write `model` and `metadata` to the file `path`. The file accepts any number of images.
 
-        `model`: in eval mode, on the CPU. `examples`: inputs of the model, [n, ...], with n at least 2; `calibration`
-        many if the data has so many. A format may add to the metadata, for instance the layers that stay in floating
-        point. Raises UserError if the model can't be converted to the format.
+        `model`: in eval mode, on the CPU. `examples`: inputs of the model, [n, ...], with n at least 2. If
+        `calibration` isn't 0, n is that number, or less if the data has fewer photographs. A format may add to the
+        metadata, for instance the layers that stay in floating point. Raises UserError if the model can't be converted
+        to the format.
         """
 
     @abstractmethod

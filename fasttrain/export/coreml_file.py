@@ -61,7 +61,9 @@ class CoreMl(Format):
                 )
             except Exception as error:  # the tracer and each operator's converter have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format coreml: coremltools can't convert this model ({reason})") from error
+                raise UserError(
+                    f"--format coreml: coremltools can't convert this model ({reason}); try --format onnx"
+                ) from error
             said = for_one(metadata)
             if pixels:
                 said["input"] = f"one picture of {side} x {side} pixels, RGB, 0..255"
@@ -86,7 +88,7 @@ class CoreMl(Format):
 
 
 class _FromPicture(torch.nn.Module):
-    """`model`, which takes [n, H, W, 3], of float32 [1, 3, H, W]: Core ML hands a picture over in this order."""
+    """Wraps `model`, which takes [n, H, W, 3], so that it takes [1, 3, H, W], float32, like Core ML's pictures."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class _FromPicture(torch.nn.Module):
 
 
 def _add_addcmul() -> None:
-    """Teach coremltools the operator that normalizes pixels, which 9.0 lacks."""
+    """Add the operator that normalizes pixels, addcmul, to coremltools. Version 9.0 lacks it."""
     from coremltools.converters.mil import Builder, register_torch_op
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
 

@@ -18,7 +18,8 @@ _MOST = 15  # photographs at once: its memory is planned ahead, and lowering a c
 
 
 class ExecuTorch(Format):
-    """The method `forward` gives the logits, the method `metadata` JSON as text."""
+    """The ExecuTorch format. The method `forward` of the file returns the logits, and the method `metadata` the
+    metadata as JSON."""
 
     suffix = ".pte"
     runtime = "ExecuTorch"
@@ -41,7 +42,9 @@ class ExecuTorch(Format):
                 ).to_executorch()
             except Exception as error:  # torch.export, the passes and the backend each have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format executorch: ExecuTorch can't compile this model ({reason})") from error
+                raise UserError(
+                    f"--format executorch: ExecuTorch can't compile this model ({reason}); try --format onnx"
+                ) from error
         path.write_bytes(made.buffer)
 
     def open(self, path: Path, threads: int) -> Run:

@@ -83,8 +83,8 @@ def export(
     `checkpoint`: a run folder, its `model.safetensors` or a checkpoint: see `load_trained`. `format`: a name in
     `FORMATS`. `out`: the file, by default `model` with the format's suffix in the run folder. `model`: a model or the
     name of a function that makes it, if the run's files can't: see `load_trained`. `input`: "uint8" for a file that
-    takes pixels, RGB, [n, H, W, 3], and normalizes them itself; "float" for one that takes float32 [n, 3, H, W],
-    (pixel / 255 - mean) / std. The file returns logits, float32 [n, classes].
+    takes pixels, RGB, [n, H, W, 3], and normalizes them itself; "float" for one that takes float32 [n, 3, H, W], (pixel
+    / 255 - mean) / std. The file returns logits, float32 [n, classes].
 
     `data`: shards or photographs, by default the shards that the run was trained on, if they are on this machine. The
     file is compared with the model on at most `photographs` of them: see `some_photographs`. If `data` is shards, the
@@ -93,8 +93,9 @@ def export(
     greatest logit (at least 1), by default the format's. `accept_drop`: the most accuracy that the file may lose, in
     percentage points. `speed`: whether to measure the speed of both. `say`: called with lines about the progress.
 
-    Raises UserError if the file differs by more than that; no file is written then. Also raises UserError for invalid
-    arguments, a missing package, or a model that can't be converted.
+    Raises UserError, and writes no file, if the logits differ by more than `tolerance` or the accuracy drops by more
+    than `accept_drop`. Also raises UserError for invalid arguments, a missing package, or a model that can't be
+    converted.
     """
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")

@@ -24,7 +24,9 @@ class ExportedProgram(Format):
             program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
         except Exception as error:  # dynamo, the tracer and the shape solver raise exceptions of their own
             reason = str(error).splitlines()[0]
-            raise UserError(f"--format exported-program: torch can't export this model ({reason}); try onnx") from error
+            raise UserError(
+                f"--format exported-program: torch can't export this model ({reason}); try --format onnx"
+            ) from error
         # Save to memory first: if the disk is full, torch's file writer aborts the process.
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})

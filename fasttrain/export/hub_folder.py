@@ -32,7 +32,9 @@ def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
     """
     trained, spec = load_trained(run)
     if is_own(spec.name):
-        raise UserError(f"{run}: {spec.name} is not one of timm's models, so the hub can't load it; use `export`")
+        raise UserError(
+            f"{run}: {spec.name} is not one of timm's models, so the hub can't load it; use `fasttrain export`"
+        )
     written = RunFolder(folder)
     card = write_model_card(RunFolder(run), spec, repository, folder)
     written.write_model(trained)

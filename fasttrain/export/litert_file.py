@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class LiteRt(Format):
-    """The metadata are JSON, in `metadata.json` of the zip archive at the end of the file.
+    """The LiteRT format. The metadata are JSON, in `metadata.json` of the zip archive at the end of the file.
 
-    That is where TensorFlow Lite keeps associated files, so any program that opens zip archives reads them.
+    TensorFlow Lite keeps associated files in this archive, so any program that opens zip archives can read them.
     """
 
     suffix = ".tflite"
@@ -37,7 +37,9 @@ class LiteRt(Format):
                 made = litert_torch.convert(model, (examples[:1],))
             except Exception as error:  # torch.export, JAX and the converter each have their own
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"--format litert: litert-torch can't convert this model ({reason})") from error
+                raise UserError(
+                    f"--format litert: litert-torch can't convert this model ({reason}); try --format onnx"
+                ) from error
             made.export(str(path))
         said = metadata if _takes_more_than_one(path, examples) else for_one(metadata)
         with zipfile.ZipFile(path, "a") as archive:
@@ -65,7 +67,7 @@ def _interpreter(path: Path, threads: int) -> Interpreter:
 
 
 def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits of `images`. Raises RuntimeError or ValueError where the file can't take as many at once."""
+    """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many at once."""
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     shape = list(images.shape)
     if interpreter.get_input_details()[0]["shape"].tolist() != shape:
@@ -77,7 +79,7 @@ def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
 
 
 def _takes_more_than_one(path: Path, examples: torch.Tensor) -> bool:
-    """Return whether the input can be resized: the converter writes shapes of one photograph into some models."""
+    """Return whether the file takes several photographs at once. For some models the converter fixes one."""
     try:
         return len(_logits(_interpreter(path, 1), examples[:2])) == 2
     except (RuntimeError, ValueError):

@@ -21,7 +21,7 @@ _SECTION = "fasttrain"
 
 @contextmanager
 def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvino.Model]:
-    """Yield `model` as an OpenVINO model, which exists only within the context. It is converted by way of ONNX.
+    """Yield `model` as an OpenVINO model, which exists only within the context. The model is converted by way of ONNX.
 
     `examples`: as in `Format.write`. Raises UserError if the model can't be converted.
     """

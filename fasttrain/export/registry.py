@@ -29,8 +29,8 @@ FORMATS = {
 def make_format(name: str) -> Format:
     """Return the format registered as `name`.
 
-    Raises UserError if there is none, with the nearest name, or if a package is missing, with the command that installs
-    it.
+    Raises UserError, which suggests the nearest name, if no format has this name. Raises UserError, with the command
+    that installs the package, if a package of the format is missing.
     """
     if name not in FORMATS:
         raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")

@@ -19,7 +19,7 @@ _ROUND_SECONDS = 0.15
 class Speed:
     """The speed with batches of `batch` images, in images per second.
 
-    `exported`: that of the exported file. `eager`: that of PyTorch in eager mode with channels-last memory.
+    `exported`: the speed of the exported file. `eager`: the speed of PyTorch in eager mode with channels-last memory.
     """
 
     batch: int

@@ -27,7 +27,9 @@ class TorchScript(Format):
                 traced = torch.jit.trace(model, examples[:2], check_trace=False)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
-                raise UserError(f"--format torchscript: torch can't export this model ({reason}); try onnx") from error
+                raise UserError(
+                    f"--format torchscript: torch can't export this model ({reason}); try --format onnx"
+                ) from error
             # Save to memory first: if the disk is full, torch's file writer aborts the process.
             file = io.BytesIO()
             text = json.dumps(metadata, ensure_ascii=False)

@@ -36,11 +36,11 @@ class LoaderSettings:
     of decoding threads or processes. `device`: the device of the images. `rank`, `world_size`: this process's part of
     each batch. `limit_batches`: the most batches per epoch, or None.
 
-    `shuffle`: "full" mixes all samples; "shards" mixes those of a few shards at a time (see `plan.epoch_order`), for
-    data larger than the page cache; "none" keeps the order of the index. `sampling`: "balanced" delivers every class
-    equally often in each shuffled epoch (see `plan.balanced_order`). `on_bad_sample`: "error" stops at the first sample
-    that has changed since its conversion or can't be decoded; "skip" leaves such samples out of their batches, reports
-    each once, and stops if there are too many. `report`: called with a line about each skipped sample.
+    `shuffle`: "full" mixes all samples; "shards" mixes the samples of a few shards at a time (see `plan.epoch_order`),
+    for data larger than the page cache; "none" keeps the order of the index. `sampling`: "balanced" delivers every
+    class equally often in each shuffled epoch (see `plan.balanced_order`). `on_bad_sample`: "error" stops at the first
+    sample that has changed since its conversion or can't be decoded; "skip" leaves such samples out of their batches,
+    reports each once, and stops if there are too many. `report`: called with a line about each skipped sample.
     """
 
     batch_size: int
@@ -70,9 +70,9 @@ class Loader(ABC):
     `settings.device` if that is CUDA; labels and ids are on the CPU.
 
     A subclass only turns planned batches into pixels (`_load`). This class does everything else: the order, the crop
-    boxes and flips, counting, resuming, and skipping bad samples. These are left out of their batch, even if it becomes
-    empty. `bad_samples`: the ids of the bad samples that this process met in the current epoch, with the reasons.
-    `why`: the reason for choosing this loader, if it was chosen automatically.
+    boxes and flips, counting, resuming, and skipping bad samples. Bad samples are left out of their batch, even if the
+    batch becomes empty. `bad_samples`: the ids of the bad samples that this process met in the current epoch, with the
+    reasons. `why`: the reason for choosing this loader, if it was chosen automatically.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Loader(ABC):
         )
 
     def plans(self) -> list[EpochPlan]:
-        """Return the current epoch's plan of each view, over the same samples."""
+        """Return the plan of each view for the current epoch. All plans have the same samples."""
         first, settings = self.plan(), self.settings
         seed, epoch, sizes = settings.seed, self.epoch, self.shards.sizes()
         return [first] + [
@@ -164,7 +164,7 @@ class Loader(ABC):
             yield images, torch.from_numpy(self.shards.labels(ids)), torch.from_numpy(ids)
 
     def decode_batch(self, batch: Batch) -> torch.Tensor:
-        """Return the images of one non-empty batch, independent of any pass."""
+        """Return the images of one batch that isn't empty. The position of the iteration doesn't change."""
         ((_, (images,)),) = self._decoded([[batch]])
         return images
 
@@ -188,15 +188,16 @@ class Loader(ABC):
 
     @property
     def bad_count(self) -> int:
-        """The number of samples left out of the epoch so far. After a resume, earlier ones count on rank 0."""
+        """The number of samples left out of the epoch so far. After a resume, rank 0 also counts the samples left out
+        before."""
         return self._bad_before + len(self.bad_samples)
 
     def _without_bad(
         self, batch: Batch, pictures: list[torch.Tensor], bad: dict[int, str]
     ) -> tuple[NDArray[np.int64], list[torch.Tensor]]:
-        """Return the ids and images of `batch` without bad samples, and report these.
+        """Return the ids and images of `batch` without bad samples, and report the bad samples.
 
-        `bad`: their positions in the batch, with the reasons.
+        `bad`: the positions of the bad samples in the batch, with the reasons.
         """
         if not bad:
             return batch.ids, pictures
@@ -211,13 +212,14 @@ class Loader(ABC):
         return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
     def _record_bad(self, sample: int, reason: str) -> None:
-        """Record and report a bad sample. Raises UserError if settings don't allow it, or don't allow so many."""
+        """Record and report a bad sample. Raises UserError if `on_bad_sample` is "error", or if there are too many bad
+        samples."""
         settings, problem = self.settings, f"{self.shards.describe(sample)}: {reason}"
         lists = f"`fasttrain inspect {self.shards.location} --verify` lists everything that is broken"
         if no_memory(reason):
             raise MemoryError(f"at {problem}")
         if settings.on_bad_sample == "error":
-            raise UserError(f"{problem}; {lists}; copy it again, or skip such samples with --on-bad-sample skip")
+            raise UserError(f"{problem}; {lists}; copy the file again, or skip such samples with --on-bad-sample skip")
         self.bad_samples[sample] = reason
         if sample not in self._reported:
             self._reported.add(sample)
@@ -226,7 +228,7 @@ class Loader(ABC):
         met = self.bad_count if settings.world_size == 1 else len(self.bad_samples)
         if met > (most := settings.most_bad(len(self.ids))):
             raise UserError(
-                f"{problem}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again"
+                f"{problem}; more than {most:,} bad samples in one epoch; {lists}; copy or convert the data again"
             )
 
     def set_epoch(self, epoch: int) -> None:

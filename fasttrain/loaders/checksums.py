@@ -1,8 +1,8 @@
 """Compare stored bytes with the CRC-32 in the index, once per sample and process, in a separate thread.
 
-A photograph with a flipped bit can usually still be decoded, and decoders differ in what they refuse. Comparing bytes
-makes a sample bad for all loaders or for none. Bytes that are unchanged since the conversion can be read by every
-decoder.
+A photograph with a flipped bit can usually still be decoded, and decoders differ in the damage that they notice. If
+bytes are compared, a sample is bad for all loaders or for none. Bytes that are unchanged since the conversion can be
+read by every decoder.
 """
 
 from __future__ import annotations

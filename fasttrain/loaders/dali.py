@@ -74,9 +74,7 @@ class DaliLoader(ShardLoader):
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
-            return (
-                "these shards hold pixels, but its decoder needs JPEGs; use --loader native, or convert without --raw"
-            )
+            return "these shards hold pixels, but DALI needs JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
             return f"DALI is not installed; {install(dali_extra(torch.version.cuda))}"
         return start_problem(device if device.startswith("cuda") else "cpu")
@@ -208,7 +206,7 @@ class DaliLoader(ShardLoader):
             scheduled.append(batch)
 
     def _check_jpegs(self, batch: Batch) -> None:
-        """Record samples that are not JPEGs of their size as bad: a larger JPEG could take all memory."""
+        """Record as bad all samples that aren't JPEGs of the size in the index. A larger JPEG could take all memory."""
         for sample in batch.ids[~self._checked[batch.ids]].tolist():
             self._checked[sample] = True
             height, width = self._sizes[sample].tolist()

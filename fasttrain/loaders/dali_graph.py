@@ -104,12 +104,13 @@ def make_pipeline(
 
 
 def start(pipeline: Any, *, batch_size: int, letterbox_side: int, device: str) -> None:
-    """Build `pipeline` and run it on batches of black images. After that it takes and returns a batch at a time.
+    """Build `pipeline` and run it on batches of black images. After that, the pipeline takes and returns one batch at a
+    time.
 
-    The first run takes as many batches as the pipeline prefetches, even if the epoch has fewer. It gets no
-    photographs, because an error from a broken one could not be traced to a batch. The batches are full, because the
-    first one decides how many photographs of each batch a GPU's JPEG engine decodes. Raises UserError if DALI can't
-    start on `device`.
+    The first run takes as many batches as the pipeline prefetches, even if the epoch has fewer. It gets no photographs,
+    because an error from a broken one could not be traced to a batch. The batches are full, because the first one
+    decides how many photographs of each batch a GPU's JPEG engine decodes. Raises UserError if DALI can't start on
+    `device`.
     """
     try:
         pipeline.build()
@@ -170,7 +171,8 @@ def release_unused_memory() -> None:
 
 
 def start_problem(device: str) -> str | None:
-    """Return one line that says why DALI can't decode on `device`, or None if it can. A success is remembered."""
+    """Return one line that says why DALI can't decode on `device`, or None if it can. If DALI can, this is remembered
+    and not tested again."""
     if device in _works:
         return None
     try:
@@ -200,7 +202,7 @@ _works: set[str] = set()
 
 
 def _cannot_start(device: str, error: BaseException) -> str:
-    return f"it can't start on {device} ({reason_of(error)})"
+    return f"DALI can't start on {device} ({reason_of(error)})"
 
 
 def reason_of(error: BaseException) -> str:

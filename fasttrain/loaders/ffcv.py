@@ -3,8 +3,8 @@
 FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA, and ignores corrupt
 samples silently. This one calls fasttrain's native decoder with the address of a row in a table, because numba freezes
 the arrays that compiled code captures. The row holds the box and the flip, and the decoder records there whether it
-failed. There is a row for each position in the epoch, because a sample may occur several times; FFCV gets position and
-sample in one number.
+failed. There is a row for each position in the epoch, because a sample may occur several times; FFCV gets the position
+and the sample combined into one number.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class FfcvLoader(ShardLoader):
         if shards.remote:
             return "FFCV's files are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
-            return "FFCV is not installed; `fasttrain doctor` says how"
+            return "FFCV is not installed; `fasttrain doctor` says how to install it"
         if not native_available():
-            return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
+            return "fasttrain was installed without its native module; `fasttrain doctor` says how to install it"
         problems = (beton_problem(shards, split) for split in SPLITS if len(shards.ids(split)))
         return next((problem for problem in problems if problem), None)
 
@@ -122,14 +122,18 @@ class _ViewReader:
     """Reads one view of all photographs with FFCV's own loader, from the beton at `path`, at a size of `side` px."""
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
-        """`samples`: the number in the beton. `rows`: the greatest number in an epoch."""
+        """Make FFCV's loader.
+
+        `samples`: the number of samples in the beton. `rows`: the greatest number of samples in an epoch. `first_id`:
+        the id of the beton's first sample.
+        """
         self._samples, self._first_id, self._device = samples, first_id, settings.device
         # Compiled code holds its address, so it must never move.
         self._table = np.zeros(rows, _PLANNED_ROW)
         self._loader, self._order = _make_loader(path, self._table, samples, side, settings)
 
     def read(self, batches: Sequence[Batch]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
-        """Yield the images of each batch, and the positions of those that failed."""
+        """Yield the images of each batch, and the positions of the images that could not be decoded."""
         bounds = [0, *np.cumsum([len(batch) for batch in batches]).tolist()]
         places = [slice(*each) for each in pairwise(bounds)]
         for batch, rows in zip(batches, places, strict=True):
@@ -156,7 +160,7 @@ class _ViewReader:
 
 
 def _end_thread(epoch: Any) -> None:
-    """End the thread of FFCV's `epoch`, and wait for that."""
+    """End the thread of FFCV's `epoch`, and wait until it has ended."""
     epoch.close()
     while epoch.is_alive():  # FFCV's thread may be waiting to put its last message into a full queue
         with contextlib.suppress(queue.Empty):
@@ -166,9 +170,10 @@ def _end_thread(epoch: Any) -> None:
 
 @contextlib.contextmanager
 def _torch_threads_kept() -> Iterator[None]:
-    """Keep torch's number of threads.
+    """Return a context that keeps torch's number of threads.
 
-    FFCV would replace it with its own, which slows the model and changes the rounding of its sums."""
+    FFCV would set that to the number of its own threads, which slows the model and changes the rounding of its sums.
+    """
     threads = torch.get_num_threads()
     try:
         yield

@@ -24,7 +24,7 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
     """Yield the items of `items`, which runs in a thread called `name` from the first item on.
 
     While the consumer works, one item is ready and the next one is being made. Exceptions of `items` are raised here.
-    Closing this generator closes `items`, in its thread, and waits for that.
+    Closing this generator closes `items`, in its thread, and waits until the thread has ended.
     """
     ready: queue.Queue[_Message[T]] = queue.Queue(1)
     stop = threading.Event()
@@ -61,7 +61,7 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
 def _hand_over(ready: queue.Queue[_Message[T]], made: _Message[T], stop: threading.Event) -> bool:
     """Put `made` into the queue, waiting while it is full, and return whether that succeeded.
 
-    False if `stop` is set or the program ends: Python then waits for this thread.
+    The result is False if `stop` is set, or if the program is ending, because Python waits for this thread at its end.
     """
     while not stop.is_set() and threading.main_thread().is_alive():
         with contextlib.suppress(queue.Full):

@@ -47,7 +47,7 @@ class NativeLoader(ShardLoader):
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if native_available():
             return None
-        return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
+        return "fasttrain was installed without its native module; `fasttrain doctor` says how to install it"
 
     @classmethod
     def preference(cls, device: str) -> int:
@@ -93,7 +93,7 @@ class NativeLoader(ShardLoader):
     def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
         """Yield each batch with the location of its bytes.
 
-        Batches of shards behind a URL are located one at a time, because others are not fetched yet.
+        Batches of shards behind a URL are located one at a time, because the following shards are not fetched yet.
         """
         at_a_time = (_LOCATED if self.shards.mapped and not self.shards.remote else 1) * self._views
         for start in range(0, len(batches), at_a_time):

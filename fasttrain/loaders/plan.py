@@ -1,7 +1,7 @@
 """The augmentation plan: the order of photographs, and the crop and the flips of each.
 
 Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
-run resumes at the exact sample. Where classes are balanced, the number of the draw is used instead of the id.
+run resumes at the exact sample. If classes are balanced, the number of the draw is used instead of the id.
 
 Random words are NumPy's raw `Philox` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), because
 `Generator` methods may change. Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU.
@@ -225,7 +225,10 @@ def random_flips(
 def _crop_numbers(
     ids: NDArray[np.int64], seed: int, epoch: int, view: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield positions in `ids` and the numbers of their samples, float64 [n, _CROP_WORDS], until all are covered."""
+    """Yield positions in `ids` and the random numbers of the samples there, float64 [n, _CROP_WORDS] in [0, 1).
+
+    This goes on until all positions have been yielded.
+    """
     stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
     position = 0

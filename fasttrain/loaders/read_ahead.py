@@ -37,7 +37,7 @@ class ReadAhead:
 
     With `whole_shards` it requests each shard completely, in the order in which the plan needs them, so that a disk
     reads in sequence. Data that was read is in the page cache, not in the process. Data that was fetched is in the
-    disk's cache.
+    cache on the disk.
     """
 
     def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> None:
@@ -57,7 +57,7 @@ class ReadAhead:
         self._threads = ThreadPoolExecutor(_FETCHES if shards.remote else 1, thread_name_prefix="read-ahead")
 
     def advance(self, photographs: int) -> None:
-        """Tell that the loader has taken this many more photographs, and request later ones."""
+        """Record that the loader has taken `photographs` more photographs, and request later ones."""
         self._taken += photographs
         if self._requested > self._taken + self._distance - self._slack:
             return
@@ -112,7 +112,8 @@ class ReadAhead:
 def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:
     """Yield `results`, one for each of `batches`, while the shards of later batches are fetched.
 
-    Does nothing for a local folder. Threads start with the first result, so processes forked before that are safe.
+    For a local folder, nothing is fetched. Threads start with the first result, so processes forked before that are
+    safe.
     """
     if not shards.remote:
         yield from results
@@ -135,12 +136,12 @@ def require_room(shards: ShardSet, shuffle: str) -> None:
     problem = f"{shards.location}: {shown_size(sum(sizes))} of shards, and the cache may hold {shown_size(budget)}"
     if shuffle != "shards":
         raise UserError(
-            f"{problem}; add --shuffle shards, which fetches each once an epoch, or give a greater --cache-size"
+            f"{problem}; add --shuffle shards, which fetches each shard once per epoch, or give a greater --cache-size"
         )
     needed = sum(sizes[: _WINDOWS_KEPT * SHARD_WINDOW])
     if needed > budget:
         raise UserError(
-            f"{problem}; --shuffle shards mixes {SHARD_WINDOW} and fetches the next ones ahead: give --cache-size "
+            f"{problem}; --shuffle shards mixes {SHARD_WINDOW} shards and fetches the next ones: give --cache-size "
             f"{shown_size(needed)} or more, or convert with a smaller --shard-size"
         )
 

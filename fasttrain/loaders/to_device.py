@@ -1,4 +1,4 @@
-"""Move batches to the GPU. Each is copied on a separate stream while the model works on the previous one."""
+"""Move batches to the GPU. Each batch is copied on a separate stream while the model works on the previous one."""
 
 from __future__ import annotations
 

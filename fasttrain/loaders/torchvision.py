@@ -176,9 +176,9 @@ def decode_planned(
 
 @contextlib.contextmanager
 def _starting_workers() -> Iterator[None]:
-    """Disable torch's SIGCHLD handler while workers start, and kill all of them if one could not start.
+    """Return a context that disables torch's SIGCHLD handler while workers start. If one can't start, all are killed.
 
-    If a worker is killed, the handler raises an exception at any point of the program. If that is within
+    If a worker is killed, the handler raises an exception at any point of the program. If that point is within
     `Condition.__enter__`, the lock is never released and the process never ends. Without the handler, torch checks its
     workers after 5 s without a batch.
     """
@@ -203,16 +203,16 @@ def _signal_name(number: int) -> str:
 
 
 def _started() -> str:
-    """Return the start method of processes in brackets, or nothing if it is "fork"."""
+    """Return " (start method METHOD)" with the start method of processes, or "" if it is "fork"."""
     method = multiprocessing.get_start_method()
     return "" if method == "fork" else f" (start method {method})"
 
 
 class _Queue(multiprocessing.queues.Queue):
-    """A queue that passes on errors of sending, for the batches of worker processes."""
+    """A queue for the batches of worker processes. If a batch can't be sent, the queue sends the error instead."""
 
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
-        """Send the error in place of a batch that can't be sent, for which the run would wait forever.
+        """Send `error` in place of a batch that can't be sent. Otherwise the run would wait for the batch forever.
 
         Each batch needs a file descriptor. Python itself would only print the error.
         """

@@ -47,8 +47,8 @@ class _Member:
     - `reason`: why the file is left out, or None.
     - `link`: the target of a symbolic link.
     - `hard_link`: the path of another member with the same content.
-    - `checksum`: the CRC-32 in a zip.
-    - `stamp`: that of the archive; see `walk.Found`.
+    - `checksum`: the CRC-32 that a zip stores for the file; 0 in a tar.
+    - `stamp`: the stamp of the archive's file; see `walk.Found`.
     """
 
     path: str
@@ -62,7 +62,7 @@ class _Member:
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is an archive, by its first bytes or its name, or a folder that holds only such files."""
+    """Return whether `source` is an archive, by its first bytes or its name, or a folder that holds only archives."""
     path = user_path(source)
     if path.is_dir():
         return holds(path, _FILES)
@@ -74,8 +74,9 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in an archive, or in all archives of a folder. Each of these counts as a folder with its
-    name.
+    """List the photographs in an archive, or in all archives of a folder.
+
+    Each archive in a folder is read as a subfolder with the archive's name, without its suffix.
 
     Raises UserError if an archive is damaged or encrypted, or if its compression doesn't allow reading in place.
     """
@@ -111,10 +112,10 @@ class _Contents:
     ignored: list[Ignored]
 
     def add(self, inner: _Contents, folder: str) -> None:
-        """Put the contents of another archive into a folder.
+        """Add the contents of another archive, `inner`, below the path `folder`.
 
-        If the other archive has a top folder with that name, its contents are used, so that the name doesn't occur
-        twice.
+        If everything in `inner` is in one top folder with the same name as `folder`, that top folder is skipped, so
+        that the name doesn't occur twice in the paths.
         """
         own = f"{folder.rpartition('/')[2]}/"
         prefix = own if all(name.startswith(own) or is_hidden(name) for name in inner.members) else ""
@@ -171,7 +172,7 @@ class _Tree:
     """The members of an archive as a `Tree`, without hidden files. If all members are in a single folder, that folder
     is the root.
 
-    `above` has (path, reason) of the files next to that folder.
+    `above` has (path, reason) of each file next to the folder that became the root.
     """
 
     def __init__(self, root: Path, contents: _Contents) -> None:
@@ -191,11 +192,11 @@ class _Tree:
             self._start += f"{inner}/"
 
     def member(self, path: str) -> _Member:
-        """Return the file at `path`, or the target of a link there. Raises KeyError."""
+        """Return the file at `path`, or the target of a link there. Raises KeyError if there is neither."""
         return self._members[self._target(self._start + path)]
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of the file at `path`. Raises OSError."""
+        """Return the bytes of the file at `path`. Raises OSError if the file doesn't exist or is damaged."""
         try:
             member = self.member(path)
         except KeyError:
@@ -276,7 +277,7 @@ class _Tree:
 
 
 def _plain(name: str) -> str | None:
-    """Return a member's path within the archive, as `tar` unpacks it, or None if it leads out of the archive."""
+    """Return a member's path within the archive, as `tar` unpacks it, or None if the path leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)
 
@@ -324,7 +325,7 @@ def _zip(container: Container) -> Iterator[_Member]:
 
 
 def _link(name: str, target: str) -> _Member:
-    """Return the member for a symbolic link."""
+    """Return the member for a symbolic link called `name` that points to `target`."""
     found = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), target))
     above = posixpath.normpath(posixpath.join(posixpath.dirname(_plain(name) or ""), target))
     if target.startswith("/") or above.startswith("../"):

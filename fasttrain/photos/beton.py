@@ -69,7 +69,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.int64]]]:
-    """Return the image of each sample, as in `beton_layout.IMAGE`, and its integers by the names of their fields."""
+    """Return the image field of each sample, of the dtype `beton_layout.IMAGE`, and the values of each integer field by
+    the field's name."""
     header = _array(container, 0, 1, HEADER)[0]
     if header["version"] != VERSION:
         raise _refused(container, f"its version is {header['version']}, but only {VERSION} can be read")
@@ -82,7 +83,7 @@ def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.
     if unknown:
         raise _refused(container, f"its field {unknown[0]!r} has a custom type")
     if len(images) != 1 or not integers or len(set(names)) < len(names):
-        raise _refused(container, f"its fields are {', '.join(names)}, but it needs one RGB image and an integer label")
+        raise _refused(container, f"its fields are {', '.join(names)}, but one RGB image and a label are needed")
     layout = np.dtype([(str(number), IN_A_ROW[kind]) for number, kind in enumerate(kinds)], align=True)
     rows = _array(container, HEADER.itemsize + fields.nbytes, int(header["num_samples"]), layout)
     if not len(rows):

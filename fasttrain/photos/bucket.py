@@ -30,10 +30,9 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs below a URL. Raises UserError, in one line, if there are none, or if the URL can't be
-    listed.
+    """List the photographs below a URL. Raises UserError if there are no photographs, or if the URL can't be listed.
 
-    The listing equals that of a local copy: the same photographs give the same shards, wherever they are.
+    A local copy of the photographs gives the same listing, and so the same shards.
     """
     url = str(source).rstrip("/")
     tree, name = _BucketTree(url), url.rpartition("/")[2]
@@ -43,8 +42,10 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def reader(url: str) -> Callable[[str], bytes]:
-    """Return a function that returns the bytes of the file at a path below `url`. It raises FileNotFoundError and
-    UserError."""
+    """Return a function that returns the bytes of the file at a path below `url`.
+
+    The function raises FileNotFoundError if there is no such file, and UserError if the file can't be read.
+    """
 
     def read(path: str) -> bytes:
         try:
@@ -56,7 +57,7 @@ def reader(url: str) -> Callable[[str], bytes]:
 
 
 class UrlRoot(PosixPath):
-    """A URL in the place of a source's root folder, for messages only."""
+    """A URL in place of the path of a source's root folder. It is only shown in messages, never opened."""
 
     def __str__(self) -> str:
         return super().__str__().replace(":/", "://", 1)

@@ -24,11 +24,11 @@ _NEW_LABELS = [_SUGGESTED, "newlabel", "newclass", "new", "correct", "correctlab
 
 
 def with_splits(listing: Listing, path: str | Path | None) -> Listing:
-    """Return the listing with the splits from a file of (path, split). Photographs that it doesn't name keep their
-    split.
+    """Return the listing with the splits from a file of (path, split). Photographs that the file doesn't name keep
+    their split.
 
-    If a photograph is for validation then, all undecided ones are for training. Raises UserError if a photograph has
-    two splits in the file, or if the file names none of the photographs.
+    If the validation split then has any photographs, all undecided photographs go to the training split. Raises
+    UserError if a photograph has two splits in the file, or if the file names none of the photographs.
     """
     if path is None:
         return listing
@@ -48,12 +48,12 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
         photos[position] = replace(photos[position], split=splits.pop())
     if any(photo.split == VAL for photo in photos):
         photos = [replace(photo, split=TRAIN) if photo.split == UNDECIDED else photo for photo in photos]
-    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but missing") for row in missing]
+    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but not found") for row in missing]
     return replace(
         listing,
         photos=photos,
         ignored=[*listing.ignored, *gone],
-        notes=(*listing.notes, f"{file.name}: the splits of {len(found):,} of {len(photos):,} photographs"),
+        notes=(*listing.notes, f"{file.name} gives the splits of {len(found):,} of {len(photos):,} photographs"),
         settings={**listing.settings, "splits": _checksum(file)},
     )
 
@@ -61,15 +61,17 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
 def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     """Return the listing with the labels from a file of (path, label). Photographs with the label "drop" are left out.
 
-    If the column is called "suggested", as `inspect --labels` writes it, an empty cell means that the label stays.
-    Raises UserError if the source doesn't have a path or class, or if a photograph has two new labels.
+    If the column of labels is called "suggested", as in the files that `inspect --labels` writes, a photograph with an
+    empty cell keeps its label. Raises UserError if the file names a photograph or a class that the source doesn't have,
+    or if a photograph has two new labels.
     """
     if path is None:
         return listing
     file = user_path(path)
     if listing.multi_label:
         raise UserError(
-            f"--relabel {file} gives one class per photograph, but {listing.name} has sets; change them there"
+            f"--relabel {file} gives one class per photograph, but {listing.name} has sets of classes; change the "
+            f"labels in {listing.root}"
         )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)
@@ -111,8 +113,9 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
 def grouped(listing: Listing, pattern: str | None) -> Listing:
     """Return the listing with photographs grouped by a regular expression.
 
-    The group's name is the part of the path that the groups in `pattern` match, or else the complete match. If a table
-    was grouped by a column with this name, it is returned unchanged. Raises UserError if a path has no match.
+    The group's name is the part of the path that the groups in `pattern` match, or else the complete match. If the
+    listing is a table that was already grouped by its column named `pattern`, the listing is returned unchanged. Raises
+    UserError if a path has no match.
     """
     if pattern is None or "group_by" in listing.settings:
         return listing
@@ -163,7 +166,8 @@ def _two_columns(file: Path, names: list[str], value: str) -> tuple[Table, int, 
 def _rows_of(listing: Listing, table: Table, column: int) -> tuple[dict[int, list[int]], list[int]]:
     """Find the photographs that a table names.
 
-    Return the table's rows for each photograph, by its position, and the rows whose path is not a photograph.
+    Return two things: the numbers of the table's rows for each photograph, by the photograph's position in the listing,
+    and the numbers of the rows whose path is not a photograph.
     """
     position = {photo.path: number for number, photo in enumerate(listing.photos)}
     found: dict[int, list[int]] = {}

@@ -33,8 +33,10 @@ class Profile:
     transform: ImageCmsTransform
 
     def levels(self, image: Image) -> float:
-        """Return by how many of 256 levels the colours of `image` change on average. Its mode is RGB, L, CMYK or
-        LAB."""
+        """Return by how many of 256 levels the conversion to sRGB changes the colours of `image`, on average.
+
+        The mode of `image` is RGB, L, CMYK or LAB.
+        """
         from PIL.Image import Resampling
 
         width, height = image.size
@@ -78,8 +80,8 @@ def _read(icc: bytes) -> Profile | None:
 
 
 def _apart(transform: ImageCmsTransform, image: Image, *, most: bool = False) -> float:
-    """Return by how many levels `transform` changes the colours of `image`: on average, or with `most`, the largest
-    change."""
+    """Return by how many of 256 levels `transform` changes the colours of `image`: on average, or with `most`, the
+    largest change."""
     if image.mode == "LAB":
         return 256.0  # Pillow has no other conversion to RGB
     moved = np.asarray(transform.apply(image), dtype=np.int16)

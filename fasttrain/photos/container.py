@@ -1,4 +1,4 @@
-"""Find the files of a source whose files hold many photographs each, and read parts of them."""
+"""Find the container files of a source, each of which holds many photographs, and read parts of these files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Container:
     def read(self, start: int, length: int) -> bytes:
         """Return the `length` bytes from position `start`.
 
-        Raises OSError if the file ends before, and UserError if it has changed since it was listed.
+        Raises OSError if the file ends before that many bytes, and UserError if the file has changed since it was
+        listed.
         """
         if start < 0 or start + length > self.size:
             raise damaged(f"it ends before byte {start + length:,}", self.path)
@@ -67,7 +68,8 @@ class Within(Container):
         self._outer, self._start = outer, start
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` bytes of the inner file from position `start`. Raises OSError if it ends before."""
+        """Return `length` bytes of the inner file from position `start`. Raises OSError if the inner file ends before
+        that many bytes."""
         if start < 0 or start + length > self.size:
             raise damaged(f"a file in it ends before byte {start + length:,}", self.path)
         return self._outer.read(self._start + start, length)
@@ -139,12 +141,12 @@ def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = Tr
     ignored: list[Ignored] = []
     if user_path(source).is_dir():
         beside = sorted(set(_below(root)) - set(paths))
-        ignored = [(path.relative_to(root).as_posix(), "beside the files of photographs") for path in beside]
+        ignored = [(path.relative_to(root).as_posix(), "not a file that holds photographs") for path in beside]
     return Files(root, paths, _splits(root, paths) if by_name else [UNDECIDED] * len(paths), ignored)
 
 
 def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[Path]]:
-    """Return the `root` and the `paths` of `Files` for a source."""
+    """Return the root and the sorted paths of the files of a source, as in `Files`, without looking at their splits."""
     path = user_path(source)
     if path.is_file():
         return path, [path]
@@ -173,7 +175,8 @@ def _splits(root: Path, paths: list[Path]) -> list[int]:
 
 
 def _split_of(name: str) -> int | None:
-    """Return the split named by the file, or else by its folder. Return None if neither is named after a split."""
+    """Return the split in a file's name or, if there is none, in the name of its folder. Return None if neither is
+    named after a split."""
     for part in reversed(name.split("/")):
         found = splits_in(part)
         if len(found) > 1:
@@ -184,7 +187,8 @@ def _split_of(name: str) -> int | None:
 
 
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
-    """Return whether the names in `source` match: a file, a pattern of files with braces, or a folder with such files.
+    """Return whether `source` is a file whose name `match` finds, a pattern with braces for such files, or a folder
+    with such files.
 
     A folder with subfolders counts only if every subfolder has such files.
     """

@@ -64,13 +64,15 @@ def cut_jpeg(data: Buffer, interval: Interval = "mcu", optimize: bool = True, or
 
 
 def repair_jpeg(data: Buffer) -> tuple[bytes, float]:
-    """Return a damaged JPEG as libjpeg shows it, without the damage and without metadata, and the share that is intact.
+    """Return a damaged JPEG without the damage, and the share of its pixels that is intact.
+
+    The result has the pixels that libjpeg decodes from the damaged file, and no metadata.
 
     The share, 0 to 1, is the number of MCUs before the first error, divided by all MCUs. If there are several scans,
     the worst one counts, except for scans of a progressive JPEG that only add the last bit to coefficients. A restart
     marker with a wrong number is not an error if libjpeg ignores it and no MCU is missing.
 
-    Raises ValueError if libjpeg shows nothing, and UserError if the C++ module isn't installed.
+    Raises ValueError if libjpeg can't decode any part of the file, and UserError if the C++ module isn't installed.
     """
     result: tuple[bytes, float] = _native().repair(data, "none", False)
     return result
@@ -81,8 +83,8 @@ def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int
     pixels.
 
     `box` is (top, left, height, width) in pixels. The pixels in the box are identical to those of the full image,
-    because the part has a margin of one MCU on each side for upsampling. Of a file cut by row, the part has complete
-    rows.
+    because the part has a margin of one MCU on each side for upsampling. If the file was cut by row, the part consists
+    of complete rows.
 
     Raises ValueError for a file that isn't cut, a box that is empty or not inside the image, or restart markers that
     don't fit the image's size. Raises UserError if the C++ module isn't installed.

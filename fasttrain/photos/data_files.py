@@ -49,8 +49,9 @@ def choose_files(
 ) -> tuple[list[DataFile], str]:
     """Return the Parquet and Arrow files of one configuration, and the configuration's name.
 
-    `names` are all files of the data set. `config` is the configuration that the user chose, or None. Raises UserError,
-    which names `where`, if it does not exist, or if the user has to choose one; `how` says how to do so.
+    `names` are all files of the data set. `config` is the configuration that the user chose, or None. In messages,
+    `where` is the name of the data set, and `how` tells the user how to choose a configuration. Raises UserError if
+    `config` does not exist, or if the user chose none of several configurations.
     """
     found = [name for name in names if name.lower().endswith(SUFFIXES) and not re.search(r"(^|/)[._]", name)]
     given = {
@@ -92,7 +93,7 @@ def without_other_splits(files: list[DataFile], where: str) -> tuple[list[DataFi
 
 
 def read_card(path: Path) -> Card:
-    """Read the metadata of a README.md. Returns an empty card if there is none, or if it can't be read."""
+    """Read the metadata of a README.md. Returns an empty card if the file has no metadata, or if they can't be read."""
     import yaml
 
     try:
@@ -171,7 +172,8 @@ def _config_of(name: str) -> str:
 
 
 def _chosen(configs: list[str], given: str | None, default: str, where: str, how: str) -> str:
-    """Return the configuration to use. Raises UserError if it does not exist, or if the user has to choose one."""
+    """Return the configuration to use. Raises UserError if the one that the user chose does not exist, or if the user
+    chose none of several."""
     if given is not None and given not in configs:
         hint = nearest(given, configs)
         raise UserError(f"{where} has no configuration '{given}', only {', '.join(configs)[:200]}{hint}")

@@ -45,7 +45,8 @@ class DataSet:
 
 
 def find_data_set(source: str) -> DataSet:
-    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError, in one line."""
+    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError if the data set can't
+    be downloaded, or if its files can't be identified."""
     if source.startswith(HUB):
         there = download(source)
         name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")
@@ -76,7 +77,9 @@ def _saved(folder: Path) -> list[str]:
     """Return the names of the files that `Dataset.save_to_disk` wrote into a folder."""
     state = _json(folder / _SAVED)
     if state.get("_indices_data_files"):
-        raise UserError(f"{folder}: its rows are a selection by indices; save it again after `flatten_indices()`")
+        raise UserError(
+            f"{folder}: its rows are a selection by indices; call `flatten_indices()` and save the data set again"
+        )
     try:
         return [PurePosixPath(each["filename"]).name for each in state["_data_files"]]
     except (KeyError, TypeError) as error:
@@ -84,7 +87,7 @@ def _saved(folder: Path) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises UserError if there is none."""
+    """Return the object in a JSON file. Raises UserError if the file is missing or doesn't hold an object."""
     try:
         plain = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError) as error:

@@ -17,8 +17,8 @@ _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 class Duplicates:
     """Pairs of similar photographs.
 
-    - `pairs`: their positions, int64 [m, 2], the smaller one first.
-    - `distances`: the number of bits in which their hashes differ, int64 [m].
+    - `pairs`: the positions of the two photographs of each of m pairs, int64 [m, 2], the smaller position first.
+    - `distances`: the number of bits in which the hashes of each pair differ, int64 [m].
     - `leaked`: the positions of validation and test samples that are similar to a sample of an earlier split, int64.
     """
 
@@ -74,8 +74,10 @@ def find_duplicates(hashes: NDArray[np.uint64], splits: NDArray[np.int64], dista
 
 
 def _near(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of positions in distinct `hashes` that differ in at most `distance` bits, and how many: three int64
-    [m].
+    """Return the pairs of distinct `hashes` that differ in at most `distance` bits.
+
+    The result is three arrays, int64 [m]: the positions of the first and of the second hash of each pair, and the
+    number of bits in which they differ.
 
     This is multi-index hashing (Norouzi et al. 2012): if hashes are cut into `distance` + 1 bands, two such hashes
     agree in at least one band. So only hashes with the same value in a band are compared. 100,000 hashes take a second.

@@ -19,8 +19,9 @@ _NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
     """Return the columns of a table except those at the positions `used`, with a value for each row.
 
-    A value is a number, a boolean, text, a list of these, or None for an empty cell. A column of a text file becomes
-    numbers, or lists read from JSON, if all of its cells can be read so. Columns with the same name are numbered.
+    A value is a number, a boolean, a string, a list of these, or None for an empty cell. The cells of a text file
+    become numbers, or lists, if every cell of the column is a number, or a list in JSON. Columns with the same name are
+    numbered.
     """
     text = table.path.suffix.lower() in TEXT
     found: dict[str, list[Any]] = {}
@@ -35,7 +36,7 @@ def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[An
 
 
 def _parsed(cells: list[str]) -> list[Any]:
-    """Return the cells of a text file as integers, floating-point numbers, lists or text."""
+    """Return the cells of a text file as integers, floating-point numbers, lists or strings."""
     cells = [cell.strip() for cell in cells]
     given = [cell for cell in cells if cell]
     for kind, fits in ((int, _INTEGER.fullmatch), (float, _NUMBER.fullmatch), (json.loads, _list)):

@@ -38,7 +38,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 def defines_splits(folder: Path) -> bool:
     """Return whether the folders in `folder` decide which of its photographs are for validation or testing.
 
-    Raises UserError if it can't be read.
+    Raises UserError if `folder` can't be read.
     """
     try:
         tree = DiskTree(folder)
@@ -50,7 +50,7 @@ def defines_splits(folder: Path) -> bool:
 def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listing:
     """List the photographs of a tree of class folders, with or without a folder for each split.
 
-    `kind` and `name` are those of the listing.
+    `kind` and `name` become the fields `kind` and `name` of the listing.
     """
     if splits := _split_folders(tree):
         return _split_layout(tree, kind, name, splits, options)
@@ -84,7 +84,8 @@ def _refuse_loose_splits(tree: Tree) -> None:
     else:
         problem = f"but no class folders in {train}/{_table_hint(tree) or '; give each class a folder there'}"
     raise UserError(
-        f"--source {tree.root} holds {holds} {problem} (if these are the classes, give fasttrain convert --classes top)"
+        f"--source {tree.root} holds {holds} {problem} (if these folders are the classes, give fasttrain convert "
+        "--classes top)"
     )
 
 
@@ -140,22 +141,22 @@ def _split_layout(tree: Tree, kind: str, name: str, splits: dict[str, int], opti
 
 
 def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_out: list[Ignored]) -> list[Ignored]:
-    """Return the entries of `rejected.tsv` for a split folder without photographs. Raises UserError if it should have
-    some."""
+    """Return the entries of `rejected.tsv` for a split folder without photographs. Raises UserError for the training
+    split, and for a validation folder that holds other files."""
     where = tree.root / folder
     if split == TRAIN:
         raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them; add some")
     if not left_out:
         if split == VAL:
-            return [(f"{folder}/", "empty: --val-fraction decides which of the training photographs validate")]
+            return [(f"{folder}/", "empty: --val-fraction decides how many training photographs are for validation")]
         return [(f"{folder}/", "empty")]
     if split == VAL:
         loose = sum(reason == _NO_CLASS for _, reason in left_out)
         what = f"{loose:,} photographs but no class folders" if loose else f"no photographs ({': '.join(left_out[0])})"
         fix = "give each class a folder there" if loose else "add some"
         raise UserError(
-            f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides which of the "
-            "training photographs validate"
+            f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides how many "
+            "training photographs are for validation"
         )
     return []
 

@@ -96,7 +96,7 @@ _DIB_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 def sniff(head: bytes) -> str:
-    """Return the format of a file that begins with `head`, or "" if it isn't known.
+    """Return the format of a file that begins with `head`, or "" if the format isn't known.
 
     The format is a key of `PILLOW`, or a name of an unsupported format that `why_not` explains.
     """

@@ -11,9 +11,11 @@ from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 
 def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return how many of a class's `count` photographs validate and how many test.
+    """Return the number of validation photographs and the number of test photographs of a class with `count`
+    photographs.
 
-    This is never all of them. It is at least one for each fraction that is not 0, if there are enough photographs.
+    At least one photograph is left for training. Each number is at least one if its fraction is not 0 and there are
+    enough photographs.
     """
     validate, available = _share(count, val_fraction, count - 1)
     test, _ = _share(count, test_fraction, available)
@@ -21,7 +23,10 @@ def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[in
 
 
 def _share(count: int, fraction: float, available: int) -> tuple[int, int]:
-    """Return how many of `count` photographs to use, at most `available`, and how many remain available."""
+    """Return the number of photographs for a split, and how many of the `available` ones are left.
+
+    The number is the fraction of `count`, but at least one (if the fraction is not 0) and at most `available`.
+    """
     share = min(max(round(count * fraction), 1), available) if fraction else 0
     return share, available - share
 
@@ -41,8 +46,8 @@ def place_groups(
     of the same size. Groups with a split in `before`, int8 [n], -1 for none, keep it.
 
     The largest groups are placed first, each in the split that lacks most photographs of its classes. Each class gets
-    as close to the fractions as its groups allow. Every class trains, and also validates and tests if it has enough
-    groups.
+    as close to the fractions as its groups allow. Every class has training photographs, and also validation and test
+    photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     for row in order.tolist():

@@ -19,9 +19,10 @@ _MOST_POINTS = 1000  # each takes 40 kB
 
 @dataclass
 class _Place:
-    """A decompressor and its position: `out` decompressed bytes and `taken` compressed bytes from the beginning.
+    """A position in a gzip file, with the state of the decompressor there.
 
-    `inflater` is None between two members of the file.
+    `out` and `taken` are the decompressed and the compressed bytes before the position. `inflater` is the decompressor,
+    or None between two members of the file.
     """
 
     out: int = 0
@@ -45,8 +46,8 @@ class Gzipped(Container):
         self._apart = max(_APART, self.size // _MOST_POINTS)
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` decompressed bytes from position `start`. Raises OSError if the file is damaged or ends
-        before."""
+        """Return `length` decompressed bytes from position `start`. Raises OSError if the file is damaged or ends too
+        early."""
         place, end = self.before(start), start + length
         pieces = []
         while place.out < end:
@@ -69,8 +70,8 @@ class Gzipped(Container):
         return self._points[bisect.bisect_right(self._points, start, key=lambda place: place.out) - 1].copy()
 
     def step(self, place: _Place) -> bytes:
-        """Return the next decompressed bytes at `place`, and move it behind them. Returns no bytes at the end of the
-        file.
+        """Return the next decompressed bytes at `place`, and move `place` to their end. Returns no bytes at the end of
+        the file.
 
         Raises zlib.error or EOFError if the file is damaged.
         """

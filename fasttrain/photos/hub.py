@@ -21,13 +21,13 @@ from fasttrain.photos.data_files import CARD, Card, DataFile, choose_files, read
 HUB = "hf://"
 _CONVERTED = "refs/convert/parquet"
 _NAME = re.compile(r"hf://(?:datasets/)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:]+))?(?::(?P<config>.+))?")
-_INSTEAD = "connect, or give a folder with its Parquet files (--source DIR)"
-_TOKEN = "set HF_TOKEN to a token that may read it"
+_INSTEAD = "connect to the network, or give a folder with its Parquet files (--source DIR)"
+_TOKEN = "set HF_TOKEN to a token that may read the data set"
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A downloaded data set: its folder, its files of rows, the name of its configuration, and its card."""
+    """A downloaded data set: its folder, its Parquet and Arrow files, the name of its configuration, and its card."""
 
     root: Path
     files: list[DataFile]
@@ -40,7 +40,7 @@ def download(source: str) -> Downloaded:
     yet.
 
     The SHA-256 of each file is compared with the one that the Hub lists. If the Hub can't be reached, an earlier
-    download is used. Raises UserError, in one line, if there is no such data set, or if the network or the disk fails.
+    download is used. Raises UserError if there is no such data set, or if the network or the disk fails.
     """
     found = _NAME.fullmatch(source)
     if found is None:
@@ -101,7 +101,8 @@ class _Repository:
 def _chosen(name: str, revision: str | None, config: str | None, where: str) -> tuple[_Repository, list[DataFile], str]:
     """Return the repository, the files and the configuration to download.
 
-    They come from the data set's Parquet files, or else from those that the Hub has converted.
+    The files are the data set's own Parquet and Arrow files or, if it has none, the Parquet files that the Hub has made
+    from it.
     """
     repository = _Repository(name, revision)
     card = read_card(repository.fetch([CARD]) / CARD) if CARD in repository.names else Card()
@@ -116,7 +117,8 @@ def _chosen(name: str, revision: str | None, config: str | None, where: str) -> 
         converted = _Repository(name, _CONVERTED)
     except RevisionNotFoundError as error:
         raise UserError(
-            f"{where} holds no Parquet files, and the Hub has converted none; download it, and give its folder"
+            f"{where} holds no Parquet files, and the Hub has converted none; download the data set, and give its "
+            "folder"
         ) from error
     hint = f"hf://{name}:CONFIGURATION"
     files, chosen = choose_files(converted.names, Card(default=card.default), config, where, hint)
@@ -131,7 +133,7 @@ def _require_network(where: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise _Unreachable(f"{where}: HF_HUB_OFFLINE is set, and it wasn't downloaded before; {_INSTEAD}")
+        raise _Unreachable(f"{where}: HF_HUB_OFFLINE is set, and the data set wasn't downloaded before; {_INSTEAD}")
     hub = urlsplit(constants.ENDPOINT)
     if urllib.request.getproxies():
         return
@@ -154,13 +156,13 @@ def _earlier_download(record: Path) -> Downloaded | None:
 
 
 def _explained(error: Exception, where: str) -> UserError:
-    """Return the UserError for an error of the client."""
+    """Return the UserError for an error of the Hub's client."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         return UserError(f"{where}: its owner requires your consent: agree on the data set's page, and {_TOKEN}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return UserError(f"{where} has no such revision; check it, or leave it out")
+        return UserError(f"{where} has no such revision; check the revision, or leave it out")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: {constants.ENDPOINT} has no such data set; check the name, or {_TOKEN}")
     if isinstance(error, OSError) and (known := fixable(error, fix="set HF_HOME to a folder with free space")):

@@ -116,8 +116,8 @@ def defines_splits(data: Path) -> bool:
 class _Opened:
     """An opened file of rows, and the roles of its columns.
 
-    `prefix` is the beginning of its photographs' paths. `own_split` is the split of the file. `classes` has the name of
-    every class if labels are numbers. `extra` holds the columns without another role; see `extra_columns`.
+    The paths of the file's photographs begin with `prefix`. `own_split` is the split of the file. `classes` has the
+    name of every class if labels are numbers. `extra` holds the columns without another role; see `extra_columns`.
     """
 
     prefix: str
@@ -158,7 +158,7 @@ class _Opened:
         return photos, ignored
 
     def _label(self, number: int) -> str:
-        """Return the class name in a row, or "" if it has none. The class number -1 means that there is none."""
+        """Return the class name in row `number`, or "" if the row has no label. The class number -1 means no label."""
         label = label_of(self.table, number, self.label)
         if not label or self.classes is None:
             return label

@@ -105,7 +105,7 @@ def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
         header = read_header(bytes(data))
         found, progressive = (header.width, header.height), header.progressive
     if found != (width, height):
-        raise ValueError(f"the index says {width}x{height} px, but the JPEG {found[0]}x{found[1]}")
+        raise ValueError(f"the index says {width}x{height} px, but the JPEG has {found[0]}x{found[1]} px")
     if progressive:
         require_few_scans(bytes(data))
 

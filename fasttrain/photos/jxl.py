@@ -1,4 +1,4 @@
-"""Read the size of a JPEG XL from its header. Pillow's plugin would decode the whole image for it."""
+"""Read the size of a JPEG XL from its header. Pillow's plugin isn't used, because it decodes the entire image."""
 
 from __future__ import annotations
 

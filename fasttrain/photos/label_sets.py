@@ -36,7 +36,8 @@ class LabelSets:
 
 
 def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets | None:
-    """Return the sets of classes in a column of lists, JSON lists, or separated names, or None if it has single labels.
+    """Return the sets of classes in a column of lists, JSON lists, or separated names, or None if each cell is a single
+    label.
 
     All cells are read in the same way. `multi_label` means that the user says that the labels are sets. Otherwise they
     are sets if a list has several entries, or if the separated names also occur alone in cells. Raises UserError if two

@@ -31,7 +31,10 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def class_name(classes: list[str], label: str, where: str) -> str:
-    """Return the class that a label means, which is a name or a number. Raises UserError, which begins with `where`."""
+    """Return the name of the class that `label` means, which is the name itself or the class's number.
+
+    Raises UserError if there is no such class. The message begins with `where`.
+    """
     if label in classes:
         return label
     if is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
@@ -47,7 +50,7 @@ def sorted_names(names: set[str]) -> list[str]:
 
 
 def choose_labels(texts: Sequence[Sequence[str]]) -> int | None:
-    """Return the position of the column of labels to use, out of several: the first one with names instead of numbers.
+    """Choose one of several columns of labels: the first one with names instead of numbers. Return its position.
 
     Returns None if the columns do not distinguish the same classes.
     """

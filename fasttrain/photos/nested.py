@@ -67,8 +67,8 @@ def folders_of(photos: list[Photo], prefix: str = "") -> list[str]:
 def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str]]:
     """Find splits within class folders, as in `cat/train/` and `cat/test/`.
 
-    Return the photographs with these splits, and the folder of each without the split. Raises UserError if only some
-    class folders are divided in this way.
+    Return the photographs with the splits set, and the folder of each photograph without the part that names the split.
+    Raises UserError if only some class folders are divided in this way.
     """
     folders = folders_of(photos)
     divided: dict[str, set[int | None]] = defaultdict(set)
@@ -98,8 +98,8 @@ def has_splits_below(tree: Tree) -> bool:
 
 
 def _are_splits(found: set[int | None]) -> bool:
-    """Return whether the folders in a class folder are its splits. `found` has the split of each, None if it is not
-    one."""
+    """Return whether the folders in a class folder are the splits of the class. `found` has the split of each, None if
+    it is not one."""
     return len(found) > 1 and TRAIN in found and None not in found
 
 
@@ -123,9 +123,9 @@ def _require_choice(listing: Listing, folders: set[str]) -> None:
 
 
 def _splits_hint(leaves: dict[str, set[str]]) -> str:
-    """Return a hint for the case that the top folders are splits, with names in another language, or "".
+    """Return a hint that the top folders may be splits with names in another language, or "".
 
-    It is given if every top folder holds the same folders.
+    The hint is given if every top folder holds the same folders.
     """
     below = [{folder.partition("/")[2].split("/")[0] for folder in some} for some in leaves.values()]
     if len(below) > 1 and all(some == below[0] for some in below):

@@ -110,9 +110,11 @@ def normalize(
     - `optimize`: make optimal Huffman tables for JPEGs that are rewritten or encoded.
     - `color`: "auto" converts to sRGB if an ICC profile moves the colours by more than MOST_LEVELS on average, "srgb"
       converts from any other profile, and "keep" never converts.
-    - `accept_damaged`: the share of a damaged JPEG, 0 to 1, that must be intact (see `repair_jpeg`). It is then stored
-      as libjpeg shows it. Without the C++ module, damage in the codes is not noticed, and a truncated JPEG is broken.
-    - `hold`: called with a number of pixels; its context is entered before memory for them is used.
+    - `accept_damaged`: the share of a damaged JPEG, 0 to 1, that must be intact (see `repair_jpeg`). The photograph is
+      then stored with the pixels that libjpeg decodes. Without the C++ module, damage in the codes is not noticed, and
+      a truncated JPEG is broken.
+    - `hold`: a function that takes a number of pixels and returns a context. The context is entered before memory for
+      that many pixels is used.
 
     Every photograph is decoded completely, or all of its coefficients are read. Raises BrokenPhoto if `data` is not a
     photograph, is damaged too much, or has more than MAX_PIXELS.
@@ -147,7 +149,7 @@ def decode(
     """Return the photograph in the file contents `data` as pixels: upright, on white if it is transparent, grey as RGB.
 
     The pixels equal Pillow's. They are shrunk as in `normalize` if the longest side exceeds `max_size`. `color`,
-    `accept_damaged` and `hold` are those of `normalize`. Raises BrokenPhoto as `normalize` does.
+    `accept_damaged` and `hold` are arguments of `normalize`. Raises BrokenPhoto in the same cases as `normalize`.
     """
 
     def decoded(data: bytes) -> RawPhoto:
@@ -171,11 +173,14 @@ _AnyPhoto = TypeVar("_AnyPhoto", StoredPhoto, RawPhoto)
 
 
 class _Damaged(BrokenPhoto):
-    """Raised for a JPEG of which libjpeg can show only a part."""
+    """Raised for a JPEG of which libjpeg can decode only a part."""
 
 
 def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float, hold: Hold) -> _AnyPhoto:
-    """Return `store(data)`, or if the JPEG is damaged, `store` of its intact part. Raises BrokenPhoto."""
+    """Return `store(data)` or, if the JPEG is damaged, `store` of the repaired JPEG.
+
+    Raises BrokenPhoto if less than the share `accept` of a damaged JPEG is intact.
+    """
     try:
         return store(data)
     except _Damaged as damage:
@@ -203,13 +208,16 @@ def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
 
 
 def _coefficients(header: JpegHeader) -> int:
-    """Return the memory for a JPEG's coefficients, in pixels. It is 0 for sequential upright JPEGs, read MCU by MCU."""
+    """Return the memory that a JPEG's coefficients take, as a number of pixels with the same memory.
+
+    It is 0 for upright sequential JPEGs, because they are read MCU by MCU.
+    """
     mcu_by_mcu = header.frame in (0, 1) and header.orientation == 1
     return 0 if mcu_by_mcu else header.width * header.height // COEFFICIENTS
 
 
 def _damage(error: ValueError) -> str:
-    """Return why `cut_jpeg` refuses a JPEG, in one line."""
+    """Return the reason in an error of `cut_jpeg`, in one line."""
     reason = str(error)
     return reason if reason.startswith("truncated:") else f"damaged JPEG: {reason.partition(': ')[2] or reason}"
 
@@ -257,7 +265,7 @@ def _judge(profile: Profile, image: Callable[[], Image], color: Color) -> _Color
         return _Colors(_KEPT, (f"profile {profile.name!r} kept",))
     levels = profile.levels(image())
     convert = color == "srgb" or levels > MOST_LEVELS
-    note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}, {levels:.1f} levels apart"
+    note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}: {levels:.1f} levels from sRGB"
     return _Colors(_CONVERTED if convert else _KEPT, (note,))
 
 
@@ -285,7 +293,8 @@ def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
 
 
 def _header(data: bytes) -> JpegHeader | None:
-    """Return the header of a JPEG, or None if `data` is not a JPEG. Raises BrokenPhoto."""
+    """Return the header of a JPEG, or None if `data` is not a JPEG. Raises BrokenPhoto if it is empty, or a JPEG with
+    an invalid header or too many scans or pixels."""
     if not data:
         raise BrokenPhoto("empty file")
     if sniff(data[:HEAD]) != "JPEG":
@@ -354,7 +363,7 @@ def _require_decodable(data: bytes) -> None:
 
 
 def _load(image: Image) -> None:
-    """Decode an image. Raises BrokenPhoto."""
+    """Decode an image. Raises BrokenPhoto if that fails."""
     try:
         image.load()
     except MemoryError:

@@ -49,7 +49,7 @@ class Picture:
     """An image file opened by Pillow, without decoded pixels.
 
     - `kind`: its format; see `sniff`.
-    - `orientation`: EXIF's, 1 to 8.
+    - `orientation`: the EXIF orientation, 1 to 8.
     - `profile`: its ICC profile, or empty.
     - `bits`: the number of bits per sample.
     - `inverted`: whether the highest sample value is black.
@@ -64,7 +64,8 @@ class Picture:
 
 
 def open_picture(data: bytes) -> Picture:
-    """Open the image in the file contents `data` without decoding its pixels. Raises BrokenPhoto."""
+    """Open the image in the file contents `data` without decoding its pixels. ¶ Raises BrokenPhoto if the format isn't
+    supported or the header is damaged."""
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -90,7 +91,8 @@ def open_picture(data: bytes) -> Picture:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels from the header in `data`, without decoding. Raises BrokenPhoto."""
+    """Return (width, height) in pixels from the header in `data`, without decoding. ¶ Raises BrokenPhoto if the format
+    isn't supported or the header is damaged."""
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -106,8 +108,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_picture(picture: Picture) -> Image:
-    """Return the decoded image, upright, with 8 bits per sample, in mode L, RGB, RGBA, CMYK or LAB. Raises
-    BrokenPhoto."""
+    """Return the decoded image, upright, with 8 bits per sample, in mode L, RGB, RGBA, CMYK or LAB. ¶ Raises
+    BrokenPhoto if the pixels can't be decoded."""
     try:
         picture.image.load()
         return _eight_bits(_upright(picture.image, picture.orientation), picture)
@@ -123,7 +125,7 @@ def onto_white(image: Image) -> Image:
     from PIL import Image
 
     if image.mode == "LAB":
-        raise BrokenPhoto("CIELAB colours without a profile: save it as RGB")
+        raise BrokenPhoto("CIELAB colours without a profile: save the photograph as RGB")
     if image.mode == "RGBA":
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
@@ -131,8 +133,11 @@ def onto_white(image: Image) -> Image:
 
 @contextlib.contextmanager
 def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
-    """Return a context with the opened image. Its number of pixels is held by `hold`; see `normalize`. Raises
-    BrokenPhoto."""
+    """Return a context with the opened image.
+
+    `hold`, see `normalize`, is called with the image's number of pixels. Raises BrokenPhoto if the format isn't
+    supported or the header is damaged.
+    """
     # The plugin for JPEG XL decodes a file when it opens it, so the size is read from the header.
     picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
     width, height = picture.image.size if picture else jxl_size(data)
@@ -194,7 +199,7 @@ def _widen(image: Image) -> None:
 
 @functools.cache
 def _register() -> None:
-    """Load Pillow's plugins."""
+    """Load Pillow's plugins, and those of installed packages for other formats."""
     from PIL import Image
 
     Image.init()
@@ -210,7 +215,8 @@ def _register() -> None:
 
 
 def open_as(kind: str, data: bytes) -> Image:
-    """Open the image `data` as the format `kind`, without changes. Raises BrokenPhoto."""
+    """Open the image `data` as the format `kind`, without changes. ¶ Raises BrokenPhoto if Pillow lacks the format, or
+    if the header is damaged."""
     from PIL import Image
 
     _register()
@@ -258,7 +264,7 @@ def _eight_bits(image: Image, picture: Picture) -> Image:
     from PIL import Image
 
     if image.mode == "F":
-        raise BrokenPhoto("floating-point pixels have no known range: save it with 8 or 16 bits")
+        raise BrokenPhoto("floating-point pixels have no known range: save the photograph with 8 or 16 bits")
     if image.mode.startswith("I"):
         import numpy as np
 

@@ -29,7 +29,8 @@ class Record:
     - `path`: its path in the source.
     - `labels`: the text of each of its labels by the label's name; "" if it is empty.
     - `checksum`: a checksum in the file, which distinguishes photographs of the same size.
-    - `extra`: all other data about it, by name, as JSON values. They become extra labels, without the class itself.
+    - `extra`: all other data about it, by name, as JSON values. They become extra labels, except for the label that is
+      the class.
     """
 
     path: str
@@ -54,9 +55,10 @@ def list_records(
 ) -> Listing:
     """List photographs by the label that is their class.
 
-    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. `own` are the labels that
-    are the class by the rules of the format, but names of the same classes are preferred to numbers. `names` is a file
-    of class names that was found next to the data. Raises UserError if the label can't be identified.
+    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. `own` are the names of the
+    labels that hold the class by the rules of the format. If such a label holds numbers and another label names the
+    same classes, the names are used. `names` is a file of class names that was found next to the data. Raises UserError
+    if the label can't be identified.
     """
     where = f"--source {files.root}"
     if not records:

@@ -34,7 +34,8 @@ def pixels_that_fit() -> int:
 
 
 def pixels_of_file(size: int) -> int:
-    """Return the number of pixels that take as much memory as opening a file of `size` bytes. It is copied twice."""
+    """Return the number of pixels that take as much memory as opening a file of `size` bytes. The file's bytes are
+    copied twice."""
     return size * 3 // _BYTES_A_PIXEL
 
 

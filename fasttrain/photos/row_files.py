@@ -31,8 +31,8 @@ class _Unusable(UserError):
 
 
 class RowFile(Protocol):
-    """A file of rows. `rows` is their number, `types` has the Arrow type of each column, and `features` is explained in
-    `Features`."""
+    """A file of rows. `rows` is the number of rows, `types` has the Arrow type of each column, and `features` is
+    explained in `Features`."""
 
     path: Path
     rows: int
@@ -46,7 +46,8 @@ class RowFile(Protocol):
         """Return the values of the field `name` of a column of structs."""
 
     def digest(self, column: str) -> bytes:
-        """Return a digest that changes with the photographs in `column`. It is computed without reading them."""
+        """Return a digest that changes with the photographs in `column`. The digest is computed without reading the
+        photographs."""
 
     def read(self, row: int, column: str) -> bytes | None:
         """Return the bytes of the photograph in a row, or None if it has none. May be called from any thread."""
@@ -55,8 +56,8 @@ class RowFile(Protocol):
 def open_rows(path: Path, spool: Spool) -> RowFile:
     """Open a Parquet or Arrow file.
 
-    Raises UserError, in one line, if it is damaged or a Git LFS pointer, and OSError if it can't be read. `spool` is
-    explained in `ParquetRows`.
+    Raises UserError if the file is damaged or a Git LFS pointer, and OSError if it can't be read. `spool` is explained
+    in `ParquetRows`.
     """
     with path.open("rb") as file:
         start = file.read(len(_LFS))

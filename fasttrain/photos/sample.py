@@ -56,7 +56,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def cached_sample(cache: Path) -> Path:
-    """Return the folder of the sample in `cache`. It is drawn on first use. Raises UserError if it can't be written."""
+    """Return the folder of the sample in `cache`. The sample is drawn on first use. Raises UserError if the folder
+    can't be written."""
     out = cache / f"sample-v{VERSION}"
     if not out.is_dir():
         try:
@@ -67,8 +68,8 @@ def cached_sample(cache: Path) -> Path:
 
 
 def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
-    """Draw `per_class` photographs of each dish to `out`/CLASS/NNNN.jpg, 256 px wide, as JPEGs of quality 90 with
-    4:2:0.
+    """Draw `per_class` photographs of each dish to `out`/CLASS/NNNN.jpg, 256 px wide, as JPEGs of quality 90 with 4:2:0
+    subsampling.
 
     `seed` is in [0, 2**63). The result is the same on every machine with the same versions of NumPy and Pillow. `out`
     appears only when it is complete. Raises OSError if it can't be written.

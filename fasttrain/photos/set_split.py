@@ -33,7 +33,7 @@ def place_sets(
 
     The class with the fewest remaining groups is handled first, so that rare classes are divided before common ones.
     Each of its groups goes to the split that lacks most photographs of the class, or else most photographs. Every class
-    trains, and also validates and tests if it has enough groups.
+    has training photographs, and also validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     sizes: Counter[str] = Counter()

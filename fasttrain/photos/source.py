@@ -74,7 +74,7 @@ class Listing:
     - `photos`: the photographs.
     - `ignored`: (path, reason) of each file that is not a photograph.
     - `folder`: the folder that holds the class folders, "" or such as "train/"; None if there are no class folders.
-    - `content`: bytes that enter the fingerprint because they decide labels, besides paths and sizes.
+    - `content`: bytes that decide labels, such as those of a table. They enter the fingerprint besides paths and sizes.
     - `notes`: messages for the user.
     - `settings`: settings for the manifest.
     - `read`: returns the bytes of the photograph at a path. By default the file at this path below `root` is read.
@@ -159,8 +159,8 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """The description of a source without its photographs. `photos` is their number, and the other fields are those of
-    `Source`."""
+    """The description of a source without its photographs. `photos` is the number of photographs. The other fields are
+    explained in `Source`."""
 
     kind: str
     name: str

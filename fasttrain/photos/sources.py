@@ -51,7 +51,7 @@ class Kind(Protocol):
         """Return whether `source` is of this kind, by its name and contents."""
 
     def listed(self, source: str | Path, options: SourceOptions) -> Listing:
-        """List the photographs of `source`. Raises UserError, in one line, if they can't be read as this kind."""
+        """List the photographs of `source`. Raises UserError if they can't be read as this kind."""
 
 
 _KINDS: tuple[Kind, ...] = (
@@ -84,8 +84,8 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
     - The URL of a folder of class folders, or of a table, which fsspec can read.
 
     Files on this machine and behind URLs are read in place. Hidden files are skipped, links are followed, and no folder
-    is read twice. `least_classes` is the smallest number of classes that is accepted. Raises UserError, in one line, if
-    the source has none of these forms, if Food-101 can't be downloaded, or if every file of a class is unusable and
+    is read twice. `least_classes` is the smallest number of classes that is accepted. Raises UserError if the source
+    has none of these forms, if Food-101 can't be downloaded, or if every file of a class is unusable and
     `options.skip_empty_classes` is not set.
     """
     try:
@@ -145,7 +145,8 @@ def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> No
 
 
 def _undecided(listing: Listing) -> Listing:
-    """Make training photographs undecided if there are none for validation, so that some of them are drawn for it."""
+    """Make training photographs undecided if there are none for validation, so that some of them are drawn for
+    validation."""
     if any(photo.split == VAL for photo in listing.photos):
         return listing
     photos = [replace(photo, split=UNDECIDED) if photo.split == TRAIN else photo for photo in listing.photos]

@@ -27,8 +27,8 @@ def decide_splits(
     `val_fraction` and `test_fraction`, both in [0, 1), are the shares of each class to draw, and `seed` is in [0,
     2**63). Photographs of a group stay together. A photograph that the source puts into train is only drawn for
     testing, and only if the source has no test photographs. Photographs with a split in `held`, int8 [n], keep it. The
-    others have -1 there, and go to the held split of their group, or to the split that their class lacks most. Raises
-    UserError if the source has photographs of one group in two splits.
+    others have -1 there, and go to the held split of their group, or to the split that lacks most photographs of their
+    class. Raises UserError if the source has photographs of one group in two splits.
     """
     held = np.full(len(source.paths), UNDECIDED, np.int8) if held is None else _held_groups(source, held)
     splits = _joined(source, np.where(held == UNDECIDED, source.splits, held))
@@ -94,11 +94,11 @@ def stratified_split(
 ) -> NDArray[np.int8]:
     """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, drawn separately for each class.
 
-    `labels` is int32 [n], `seed` is in [0, 2**63), and the fractions are in [0, 1). Of a class's n photographs, round(n
-    * val_fraction) validate. This is never all of them, and at least one if n >= 2 and the fraction is not 0. The same
-    rule then applies to testing, with the remaining photographs. `test_fraction` does not change which photographs
-    validate, and a class's draw does not change if other classes gain photographs. Photographs with a split in `held`
-    (see `decide_splits`) keep it, and count as drawn.
+    `labels` is int32 [n], `seed` is in [0, 2**63), and the fractions are in [0, 1). If a class has n photographs,
+    round(n * val_fraction) of them go to the validation split, but never all, and at least one if n >= 2 and the
+    fraction is not 0. The same rule is then applied to the test split and the remaining photographs. `test_fraction`
+    does not change the validation split, and a class's draw does not change if other classes gain photographs.
+    Photographs with a split in `held` (see `decide_splits`) keep it, and count as drawn.
     """
     held = np.full(len(labels), UNDECIDED, dtype=np.int8) if held is None else held
     splits = np.where(held == UNDECIDED, np.int8(TRAIN), held)

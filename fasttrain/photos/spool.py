@@ -49,7 +49,7 @@ class Spool:
             os.close(self._descriptor)
 
     def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
-        """Return the photograph at `position` in `piece`, or None if it has no bytes.
+        """Return the photograph at `position` in `piece`, or None if that photograph is missing.
 
         `batches` reads the piece, some photographs at a time, and may raise exceptions. Raises UserError if the disk
         has no space for the copy.

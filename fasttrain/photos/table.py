@@ -42,8 +42,8 @@ def claims(source: str) -> bool:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The positions of a table's columns by their roles. Several `labels` are columns of 0 and 1, one for each
-    class."""
+    """The positions of a table's columns by their roles. If `labels` has several positions, these are columns of 0 and
+    1, one for each class."""
 
     path: int
     labels: tuple[int, ...]
@@ -271,7 +271,7 @@ def _class_columns(
 
 
 def _path_column(table: Table, place: _Place) -> int:
-    """Return the column of paths. Raises UserError if there is none."""
+    """Return the position of the column of paths. Raises UserError if no column looks like paths."""
     some = table.rows[:_TRIED]
     named = table.known(PATHS)
     shaped = [each for each in range(len(table.columns)) if some and all(looks_like_path(row[each]) for row in some)]
@@ -284,9 +284,11 @@ def _path_column(table: Table, place: _Place) -> int:
 
 
 def label_column(table: Table, path: int) -> int:
-    """Return the column of labels, which is found by its name. Without names, it is the column next to `path`.
+    """Return the position of the column of labels, which is found by its name.
 
-    Raises UserError if several columns may be the label.
+    If the columns have no names, it is the column next to `path`.
+
+    Raises UserError if no column, or if several columns, may be the label.
     """
     named = [column for column in table.known(LABELS) if column != path]
     if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:

@@ -51,7 +51,7 @@ def _at(stream: IO[bytes], start: int, length: int) -> bytes:
 def _seek_next_tar(stream: IO[bytes], end: int) -> bool:
     """Seek to the tar that follows the one that ends at `end`. Return False if there is none.
 
-    Raises ReadError if the end is a damaged header, because tarfile doesn't distinguish these.
+    Raises ReadError if a damaged header, and not the end of the tar, is at `end`: tarfile stops at both.
     """
     block = _at(stream, end, tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:

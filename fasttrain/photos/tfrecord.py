@@ -145,7 +145,8 @@ class _Example:
         return reasons[0] if named else f"no photograph in its features ({', '.join(sorted(self._features))[:200]})"
 
     def labels(self, given: str | None) -> dict[str, str]:
-        """Return the text of each feature that may be a label, by its name. It is "" for a feature with several values.
+        """Return the text of each feature that may be a label, by its name. The text is "" for a feature with several
+        values.
 
         `given` is the name of a label that the user chose.
         """

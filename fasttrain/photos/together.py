@@ -35,12 +35,13 @@ Links = list[tuple[int, int]]
 
 
 def keep_together(source: Source, workers: int, advance: Callable[[int], None]) -> Source:
-    """Return a copy of `source` with near-duplicates in the same group. Its `near_duplicates` lists these groups.
+    """Return a copy of `source` with near-duplicates in the same group. The copy's `near_duplicates` lists these
+    groups.
 
     Photographs are near-duplicates if their bytes are equal, or if their perceptual hashes differ in at most DISTANCE
     bits. They join the groups that the source has already. Near-duplicates that the source puts into different splits
     stay there, and a note counts them. The hashes are cached. `workers` is the number of threads. `advance` is called
-    with numbers of photographs; an exception that it raises ends the search.
+    with the number of photographs that were hashed since the last call. If it raises an exception, the search ends.
     """
     links = _links(_hashes(source, workers, advance))
     found = _linked(len(source.paths), links)
@@ -92,8 +93,8 @@ def _linked(count: int, links: Links) -> list[list[int]]:
 
 
 def _merged(source: Source, links: Links) -> tuple[tuple[str, ...], set[int]]:
-    """Return the group of each photograph, and the positions of photographs with a near-duplicate in another given
-    split."""
+    """Return the group of each photograph, and the positions of photographs with a near-duplicate that the source puts
+    into another split."""
     sets = _Sets(len(source.paths))
     for rows in _rows_of_groups(source):
         for one, other in pairwise(rows):
@@ -184,8 +185,8 @@ def _read_small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np
 def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
     """Return 16 hexadecimal digits of the file's SHA-256, and its image at a reduced size, uint8 RGB [32, 32, 3].
 
-    If a file can't be read, both are empty. If it can't be decoded, the image is None. The conversion reports the
-    reason.
+    If the file can't be read, both are empty. If the photograph can't be decoded, the image is None. The conversion
+    reports the reason.
     """
     from PIL.Image import Resampling
 

@@ -1,5 +1,5 @@
-"""The interface by which folders are searched for photographs, and its version for a disk. Archives and buckets have
-others."""
+"""The interface for searching the folders of a source, and its implementation for a disk. Archives and buckets have
+their own implementations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tree(Protocol):
 
 
 class DiskTree:
-    """The folder `root` on this machine. Its methods raise OSErrors."""
+    """The folder `root` on this machine. Its methods raise OSError if a folder can't be read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -52,7 +52,8 @@ def walk(
     """Yield every file in the folder `root / start`, sorted by name. Hidden files are skipped, and links are followed.
 
     `seen` holds (device, inode) of the folders read before, and is updated, so that no folder is read twice. With
-    `recurse` False, subfolders are not read. A link is not followed if its target has an `own_name`.
+    `recurse` False, subfolders are not read. A link is not followed if `own_name` returns a path for its target,
+    because the target is then read at that path.
     """
     folder = root / start if start else root
     identity = folder.stat()
@@ -122,6 +123,6 @@ def left_out(name: str, head: Callable[[], bytes]) -> str | None:
 
 
 def first_bytes(path: str | Path) -> bytes:
-    """Return the first HEAD bytes of a file. Raises OSError."""
+    """Return the first HEAD bytes of a file. Raises OSError if the file can't be read."""
     with Path(path).open("rb") as file:
         return file.read(HEAD)

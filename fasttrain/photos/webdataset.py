@@ -134,7 +134,7 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
         if sample.photos:
             yield sample
             others = (photo.path for photo in sample.photos if photo is not sample.photo)
-            ignored += [(other, f"the key's photograph is {sample.photo.path}") for other in others]
+            ignored += [(other, f"another photograph with this key is used: {sample.photo.path}") for other in others]
         else:
             ignored += [(path, "a label without a photograph") for path in sample.label_files]
 
@@ -153,7 +153,7 @@ def _label(ending: str, data: bytes) -> dict[str, str]:
 
 
 def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty dict if it is none."""
+    """Return the object in a JSON file, or an empty dict if the file holds no object."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):

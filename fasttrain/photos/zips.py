@@ -39,13 +39,13 @@ def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
         how = "encrypted" if info.flag_bits & _ENCRYPTED else f"compressed by method {info.compress_type}"
         raise UserError(
-            f"--source {file.path}: {info.filename} is {how}, which can't be read in place; unpack it, and give the "
-            "folder"
+            f"--source {file.path}: {info.filename} is {how}, which can't be read in place; unpack the zip, and give "
+            "its folder"
         )
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Return whether a member is a symbolic link. Its content is the target then."""
+    """Return whether a member is a symbolic link. The content of such a member is the path of the link's target."""
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
@@ -82,7 +82,7 @@ def _unpacked(data: bytes, method: int, length: int) -> bytes:
 def _name(info: zipfile.ZipInfo) -> str:
     """Return a member's name.
 
-    macOS writes names in UTF-8 without the flag for it, which zipfile then reads as code page 437.
+    macOS writes names in UTF-8 without setting the flag for UTF-8, so zipfile reads them as code page 437.
     """
     if info.flag_bits & _UTF8:
         return info.filename

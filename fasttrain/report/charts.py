@@ -204,7 +204,7 @@ def _thousands(axis: Any, bins: int = 5) -> None:
 def _svg(figure: Figure, name: str) -> str:
     """Return the figure as an `<svg>` element that takes its size, font and colours from the page.
 
-    `name`: makes the ids in it unique within the page.
+    `name`: a part of the element's ids, which makes them unique within the page.
     """
     from matplotlib import rc_context
 

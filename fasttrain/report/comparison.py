@@ -34,7 +34,8 @@ class MetricRow:
     shown: Callable[[float], str]
 
     def best(self) -> set[int]:
-        """Return the positions of the best values. They are empty if all values are equal or none is better."""
+        """Return the positions of the best values. The set is empty if all values are equal, or if neither greater nor
+        less is better."""
         known = [value for value in self.values if value is not None]
         if not self.better or len(set(known)) < 2:
             return set()
@@ -120,7 +121,7 @@ def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
     """Return a table of the runs, the settings that differ, and the metrics, with the best values highlighted."""
     legend = Table.grid(padding=(0, 2))
     for position, run in enumerate(runs):
-        mark = "" if run.status == "finished" else "  (silent: killed?)" if run.silent else f"  ({run.status})"
+        mark = "" if run.status == "finished" else "  (silent: probably killed)" if run.silent else f"  ({run.status})"
         legend.add_row(Text(label(position), style="bold"), Text.assemble(run.name, (mark, "yellow")))
     different = differences(runs)
     settings = _columns("setting", len(runs))
@@ -144,8 +145,8 @@ def pair_lines(pair: Paired | str, other: str) -> list[Text]:
         return [Text(f"A and {other} photograph by photograph: {pair}", style="yellow")]
     lines = []
     if not pair.same:
-        evaluated = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, not the same"
-        relabelled = f", {pair.relabelled:,} common ones have different labels" if pair.relabelled else ""
+        evaluated = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, which differ in part"
+        relabelled = f"; {pair.relabelled:,} common photographs have different labels" if pair.relabelled else ""
         compared = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
         lines.append(Text(f"{evaluated}{relabelled}: {compared}", style="yellow"))
     if pair.photographs:

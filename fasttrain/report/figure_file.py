@@ -20,7 +20,7 @@ FIGURE_DPI = 150
 
 @contextmanager
 def missing_glyphs_as_boxes() -> Iterator[None]:
-    """Suppress matplotlib's warning for each character that its font lacks. It draws a box instead.
+    """Suppress matplotlib's warning for each character that its font lacks. Matplotlib draws a box instead.
 
     Class names may be in any script. In `report.html` the browser chooses the fonts.
     """
@@ -30,7 +30,8 @@ def missing_glyphs_as_boxes() -> Iterator[None]:
 
 
 def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> None:
-    """Write `figure` atomically. `kind`: "png", "svg" or "pdf". `how`: passed to `savefig`. Raises OSError."""
+    """Write `figure` atomically. `kind`: "png", "svg" or "pdf". `how`: passed to `savefig`. Raises OSError if the file
+    can't be written."""
     buffer = io.BytesIO()
     with missing_glyphs_as_boxes():
         figure.savefig(buffer, format=kind, dpi=FIGURE_DPI, **how)

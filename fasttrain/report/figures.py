@@ -216,7 +216,8 @@ class BarPart:
 
 
 def reliability_parts(calibration: Calibration) -> tuple[BarPart, BarPart, BarPart]:
-    """Return the parts of the bars: up to the smaller of accuracy and confidence, and from there to either of them."""
+    """Return the three parts of each bar: from 0 to the smaller of accuracy and confidence, from there to the
+    confidence, and from there to the accuracy."""
     occupied = calibration.counts > 0
     accuracy, confidence = calibration.accuracy[occupied], calibration.confidence[occupied]
     smaller = np.minimum(accuracy, confidence)
@@ -264,7 +265,7 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the part of `matrix` to draw, dense, int64 [n, n], and the labels of its classes, int64 [n], ascending.
 
-    A dense matrix is drawn completely. For a sparse one, it is the 100 classes with the most mistakes.
+    A dense matrix is drawn completely. Of a sparse matrix, the 100 classes with the most mistakes are drawn.
     """
     if isinstance(matrix, np.ndarray):
         return matrix, np.arange(len(matrix))
@@ -321,7 +322,8 @@ def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], side: flo
 
 
 def _fit(figure: Figure, axes: Axes, side: float) -> None:
-    """Resize the figure to everything drawn around `axes`, plus a margin. The axes keep their `side` in inches."""
+    """Resize the figure so that it fits everything drawn around `axes`, plus a margin. The axes keep their `side` in
+    inches."""
     with missing_glyphs_as_boxes():
         figure.draw_without_rendering()
         drawn = figure.get_tightbbox()

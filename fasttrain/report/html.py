@@ -130,7 +130,7 @@ def write_page(path: Path, report: Report) -> None:
     try:
         atomic_write_bytes(path, page)
     except OSError as error:
-        raise of_os(error, path, "give another place for the report") from error
+        raise of_os(error, path, "give another path for the report") from error
 
 
 def _setting(value: Any) -> str:

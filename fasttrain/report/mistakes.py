@@ -55,7 +55,7 @@ def write_mistakes(
     try:
         atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise of_os(error, path, "give another place for the report") from error
+        raise of_os(error, path, "give another path for the report") from error
     return len(rows)
 
 

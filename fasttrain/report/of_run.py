@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
 
 
-_REFITTED = "on train and val: these weights have no validation figure, test alone evaluates them"
+_REFITTED = "on train and val, so these weights have no validation metrics and are evaluated on the test split only"
 
 
 def report_of_run(

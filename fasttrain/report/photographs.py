@@ -100,9 +100,9 @@ def worst_classes(
 ) -> list[WorstClass]:
     """Return the classes with the lowest F1 that have mistakes, each with up to six photographs.
 
-    A multi-label model's classes are those with the lowest average precision. `classes`: the most classes to return.
-    `maps`: draws the class-activation map of a sample for a class: see `mistake_maps`; multi-label models have none.
-    Photographs in remote shards are only shown if the shard is on this machine. Raises UserError or OSError if a
+    For a multi-label model, these are the classes with the lowest average precision. `classes`: the most classes to
+    return. `maps`: draws the class-activation map of a sample for a class: see `mistake_maps`; multi-label models have
+    none. Photographs in remote shards are only shown if the shard is on this machine. Raises UserError or OSError if a
     photograph can't be read.
     """
     if isinstance(evaluation, SetEvaluation) and isinstance(predictions, SetPredictions):
@@ -208,7 +208,8 @@ def _samples_to_show(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
 
 
 def _is_local(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether each sample's shard is on this machine, bool [n]. Fetching one isn't worth a thumbnail."""
+    """Return whether each sample's shard is on this machine, bool [n]. Shards that aren't are not fetched only for
+    thumbnails."""
     numbers = shards.index["shard"][ids]
     if not shards.remote:
         return np.ones(len(ids), np.bool_)

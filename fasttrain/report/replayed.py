@@ -16,7 +16,10 @@ _KEYS = 8  # the most photographs that are named
 
 
 def replay_summary(found: Replay) -> RenderableType:
-    """Return the step that failed, a column for each precision it was replayed in, the photographs, cause and fix."""
+    """Return the text to print: the step that failed, and a table with a column for each precision of the replay.
+
+    Below the table are the photographs, the cause and the fix.
+    """
     facts = found.facts
     happened = {
         "loss": f"the loss became {facts['loss']}",

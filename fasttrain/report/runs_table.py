@@ -59,13 +59,13 @@ def _details(run: TrackedRun) -> list[str]:
         parts.append(_place(run.folder, run.name))
     lines = [" · ".join(part for part in parts if part)]
     if run.silent and run.heard is not None:
-        lines.append(f"says it runs, but has been silent for {duration(time.time() - run.heard)}: killed?")
+        lines.append(f"marked as running, but silent for {duration(time.time() - run.heard)}: probably killed")
     elif run.status == "running" and not run.alive and run.heard is not None:
         lines.append(f"running, last heard from {duration(time.time() - run.heard)} ago")
     elif run.status in ("running", "killed"):
         lines.append(run.status)
     if run.waiting:
-        lines.append(f"waits to be delivered, {run.waiting} entries: fasttrain runs --deliver")
+        lines.append(f"{run.waiting} entries are not delivered yet: run fasttrain runs --deliver")
     if run.error:
         lines.append(" ".join(run.error.split()))
     return lines

@@ -26,8 +26,8 @@ def baseline_warning(
 ) -> str | None:
     """Return one line of warning if the model is below or near its baseline, else None.
 
-    `history`: the run's records, as in `history.json`. Without it, training isn't a reason. `pretrained`: whether the
-    run started from pretrained weights.
+    `history`: the run's records, as in `history.json`. If it is empty, no reasons in the training are named.
+    `pretrained`: whether the run started from pretrained weights.
     """
     if isinstance(evaluation, SetEvaluation):
         if evaluation.map > NEAR * evaluation.chance:
@@ -56,7 +56,7 @@ def _may_be_chance(evaluation: Evaluation, share: float) -> bool:
 
 
 def _loss_reasons(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
-    """Return what is wrong with the loss, if anything: it ended above `exploded`, or it did not fall."""
+    """Return a reason if the training loss ended above `exploded` or did not fall, else an empty list."""
     if not history:
         return []
     losses = [record["train_loss"] for record in history]
@@ -69,7 +69,7 @@ def _loss_reasons(history: Sequence[Mapping[str, Any]], exploded: float) -> list
 
 
 def _answer_reasons(evaluation: Evaluation) -> list[str]:
-    """Return the reason in the predictions, if any: nearly all of them are the same class."""
+    """Return a reason if nearly all predictions are the same class, else an empty list."""
     answers = np.asarray(evaluation.confusion_matrix.sum(0)).ravel()
     likeliest = int(answers.argmax())
     if (share := answers[likeliest] / evaluation.samples) < _ONE_ANSWER:
@@ -78,13 +78,13 @@ def _answer_reasons(evaluation: Evaluation) -> list[str]:
 
 
 def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
-    """Return reasons in the training, given the baseline's accuracy `share`."""
+    """Return the likeliest reasons in the training and its data, given the baseline's accuracy `share`."""
     if not history:
         return ["other photographs or labels than the model was trained on (fasttrain inspect shows them)"]
     learned = max(record.get("train_top1", 0.0) for record in history)
     if learned > share + _LEARNED:
         return [
-            f"it learned the training photographs ({_percent(learned)}), so the labels or the look of these may differ",
+            f"it learned the training photographs ({_percent(learned)}); those evaluated may differ in labels or look",
             "too few photographs for so many epochs",
         ]
     reasons = [] if pretrained else ["it began without pretrained weights"]

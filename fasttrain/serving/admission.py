@@ -24,7 +24,8 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[Place]:
-        """Hold a place in the queue for one photograph. Raises Refused (429) if the queue is full."""
+        """Return a context that holds a place in the queue for one photograph. Raises Refused (429) if the queue is
+        full."""
         place = Place(self)
         place.grow(photographs=1)
         try:

@@ -150,7 +150,7 @@ def _explained(model: Model, explain: str | None) -> int | None:
     if model.heat_map is None:
         raise Refused(400, "this service has no heat maps; leave `explain` out")
     if explain and explain not in model.classes:
-        raise Refused(400, f"explain = {explain!r} is not one of the classes")
+        raise Refused(400, f"explain = {explain!r} is not one of the classes; GET /model lists them")
     return model.classes.index(explain) if explain else -1
 
 
@@ -185,7 +185,7 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
 
 
 def _add_page(app: FastAPI) -> None:
-    """Add the web page and its files to `app`. They need no token."""
+    """Add the web page and its files to `app`. Requests for them need no token."""
 
     def add(path: str, file: str) -> None:
         async def send() -> FileResponse:

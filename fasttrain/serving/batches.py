@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 class Batches(Generic[Item, Result]):
     """Runs the function `work` on batches of waiting items, in a separate thread. Only one event loop may use it.
 
-    `work`: takes a sequence of items and returns the result of each. `size`: the largest batch. `wait`: seconds.
+    `work`: takes a sequence of items and returns the result of each. `size`: the largest batch. `wait`: the longest
+    time that a batch waits for more items, in seconds.
 
     A batch starts when it is full, when no more items are expected, or after waiting for `wait` seconds. While a batch
     runs, items collect for the next one, so batches grow with the load.
@@ -32,7 +33,8 @@ class Batches(Generic[Item, Result]):
 
     @contextlib.contextmanager
     def expect(self) -> Iterator[None]:
-        """Announce one more item. Within this context, a batch that isn't full waits for it."""
+        """Return a context that announces one more item. Within the context, a batch that isn't full waits for this
+        item."""
         self._expected += 1
         try:
             yield
@@ -41,7 +43,8 @@ class Batches(Generic[Item, Result]):
             self._changed.set()
 
     async def run(self, item: Item) -> Result:
-        """Add `item` to the next batch, wait for it, and return the result. Raises what `work` raises."""
+        """Add `item` to the next batch, wait for the batch, and return the item's result. Raises the exception that
+        `work` raised for the batch, if any."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._changed.set()

@@ -23,7 +23,7 @@ The PNG shows the photograph with the class-activation map of that class over it
 
 @dataclass
 class Model:
-    """A trained model. `heat_map`: the function that draws its heat maps, or None if there are none."""
+    """A trained model. `heat_map`: the function that draws its heat maps, or None if none can be drawn."""
 
     predictor: Predictor
     heat_map: HeatMap | None = None
@@ -48,7 +48,7 @@ class Model:
 
 
 def heat_maps(predictor: Predictor) -> HeatMap | None:
-    """Return the function that draws heat maps of the predictor's model, or None if it can't have any.
+    """Return the function that draws heat maps of the predictor's model, or None if heat maps can't be drawn.
 
     Heat maps need the extra `explain`, a run folder and a convolutional model.
     """

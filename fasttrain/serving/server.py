@@ -91,7 +91,9 @@ class _Server(uvicorn.Server):
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the bearer token in `file` or, without a file, in the variable FASTTRAIN_SERVE_TOKEN. None if unset.
+    """Return the bearer token in `file` or, without a file, in the variable FASTTRAIN_SERVE_TOKEN.
+
+    Returns None if neither is given.
 
     Raises UserError if the file can't be read or is empty.
     """

@@ -48,8 +48,8 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
 from fasttrain.shards.workplace import require_manifest
 
-_GONE = "not in the source any more: the shards keep it"
-_KEPT = "the shards keep the earlier one"
+_GONE = "not in the source any more: the shards keep the photograph"
+_KEPT = "the shards keep the earlier version"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Addition:
     - `keys`: the key of each photograph of the source.
     - `known`: the split and the size in bytes of each photograph of earlier conversions, by its path. The size is -1 if
       it was not recorded.
-    - `kept`: (path, reason) of each photograph that has changed or disappeared since. The shards keep its earlier
-      version.
+    - `kept`: (path, reason) of each photograph that has changed or disappeared since its conversion. The shards keep
+      its earlier version.
     """
 
     base: Manifest
@@ -136,12 +136,12 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
             continue
         added[row] = False
         if other_size:
-            kept.append((path, f"{source.sizes[row]:,} bytes, {size:,} when it was converted: {_KEPT}"))
+            kept.append((path, f"{source.sizes[row]:,} bytes now, {size:,} bytes when it was converted: {_KEPT}"))
         elif label != labels[row].tolist():
             ours, theirs = (_named(each, classes) for each in (labels[row].tolist(), label))
-            kept.append((path, f"of class {ours!r}, in the shards {theirs!r}: {_KEPT}"))
+            kept.append((path, f"of class {ours!r} now, of class {theirs!r} in the shards: {_KEPT}"))
         elif source.splits[row] >= VAL and source.splits[row] != held[row]:
-            kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
+            kept.append((path, f"in {SPLITS[source.splits[row]]} now, in {SPLITS[held[row]]} in the shards: {_KEPT}"))
     ordered = [keys[path] for path in source.paths]
     stored_lines, reported = _extra_of(out, base), {path for path, _ in kept}
     for row, line in enumerate(extra_lines(source, ordered)) if stored_lines else ():
@@ -323,7 +323,10 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
 
 
 def _named(label: int | list[int], classes: Sequence[str]) -> str:
-    """Return the name of a class, or the names of several classes given as the bytes of a set."""
+    """Return the name of the class `label`, or the names of the classes in a set of classes.
+
+    `label` is a class number, or a list with the bytes of a set as in `label_bits.packed`. An empty set gives "none".
+    """
     if isinstance(label, int):
         return classes[label]
     return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"

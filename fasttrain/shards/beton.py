@@ -1,8 +1,8 @@
 """Write FFCV's `.beton` files from shards. The JPEGs are copied, not encoded again as FFCV would do.
 
-The layout is FFCV's (see `beton_layout`), so FFCV's `Reader`, `Loader` and usual decoders read the files. It depends
-only on the lengths of the JPEGs. So the same shards always give the same file, ffcv is not needed to write it, and an
-interrupted file is resumed where it stopped.
+The layout is FFCV's (see `beton_layout`), so FFCV's `Reader`, `Loader` and usual decoders read the files. The layout
+depends only on the lengths of the JPEGs. So the same shards always give the same file, ffcv is not needed to write it,
+and an interrupted file is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
             digest = _write(path, shards, ids, advance)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fix = "make room there and run the same command again: it resumes" if full else "choose another --out"
+            fix = "free some space there, and run the same command again to resume" if full else "choose another --out"
             raise of_os(error, path, fix) from error
         record["files"][path.name] = {"samples": len(ids), "bytes": path.stat().st_size, "sha256": digest}
         atomic_write_bytes(shards.folder / RECORD, json.dumps(record, indent=2).encode())
@@ -104,7 +104,7 @@ class BetonBytes:
     """The `.beton` file of `split`, mapped into memory.
 
     FFCV follows the pointers in a file without checking them, so this class compares them with the index first. Raises
-    UserError if the header or the allocation table is not the one that belongs to the shards.
+    UserError if the header or the allocation table doesn't match the shards.
     """
 
     def __init__(self, shards: ShardSet, split: str) -> None:

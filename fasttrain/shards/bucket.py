@@ -1,6 +1,6 @@
 """Write shards to a folder behind a URL. Each shard is written on this machine, uploaded, and then deleted here.
 
-At most two shards are on this machine at a time: one that is written and one that is uploaded. They are in
+At most two shards are on this machine at a time: one that is being written and one that is being uploaded. Both are in
 `$FASTTRAIN_CACHE/upload`.
 """
 
@@ -58,7 +58,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def exclusive(self, *, wait: bool) -> Iterator[None]:
-        """Return a context that keeps other conversions on this machine out. It ends after the current upload.
+        """Return a context that keeps other conversions on this machine out. The context ends after the current upload.
 
         If another conversion is running, wait for it if `wait` is True, and otherwise raise UserError.
         """
@@ -230,7 +230,11 @@ class Bucket:
         return state.stamp
 
     def _writing(self, path: str, work: Callable[[Any, str], T]) -> T:
-        """Return the result of `work`, which writes to the bucket. Raises UserError if the bucket doesn't exist."""
+        """Call `work`, which writes to the bucket, and return its result.
+
+        `work` takes fsspec's file system and the path of the shards' folder in it. Raises UserError if the bucket
+        doesn't exist.
+        """
         try:
             return retried(self._url, path, work)
         except FileNotFoundError as error:

@@ -1,7 +1,8 @@
 """Check an index before its numbers are used, and the members of a shard.
 
-Shards may come from an untrusted source. An offset beyond its file would read other memory, a label beyond the classes
-would write there, and a photograph that claims to be small could take all memory when it is decoded.
+Shards may come from an untrusted source. An offset beyond the end of a file would make a loader read other memory, a
+label beyond the classes would make it write to other memory, and a photograph that claims to be small could take all
+memory when it is decoded.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _ROWS = 1 << 16  # checked at a time, so that the check of a large index needs l
 def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
     """Return why `index`, an array of any dtype, does not match `manifest`, or None if it does."""
     if not _is_index(index, manifest):
-        return "not an index of shards"
+        return "it isn't an index of shards"
     expected = manifest.index.samples
     if len(index) != expected or expected != sum(shard.samples for shard in manifest.shards):
-        return f"{len(index):,} rows, but the manifest says {expected:,}"
+        return f"it has {len(index):,} rows, but the manifest says {expected:,}"
     shards = manifest.shards
     counts = np.zeros(len(shards), np.int64)
     sizes = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)
@@ -36,24 +37,24 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
         rows = index[start : start + _ROWS]
         shard, length = rows["shard"], rows["length"].astype(np.uint64)
         if shard.max(initial=0) >= len(shards):
-            return "shards that the manifest doesn't name"
+            return "it refers to shards that the manifest doesn't name"
         if _labels_beyond(rows, len(manifest.classes), multi_label=manifest.multi_label):
-            return "labels beyond the classes"
+            return "it has labels beyond the classes"
         if (rows["split"] != split_of[shard]).any():
-            return "samples in another split than their shard"
+            return "it has samples in another split than their shard"
         if (length > sizes[shard]).any() or (rows["offset"] > sizes[shard] - np.minimum(length, sizes[shard])).any():
-            return "samples outside of their shard"
+            return "it has samples outside of their shard"
         width, height = rows["width"].astype(np.uint64), rows["height"].astype(np.uint64)
         if not length.all() or not width.all() or not height.all():
-            return "photographs without a size"
+            return "it has photographs without a size"
         if (width * height > MAX_PIXELS).any():
-            return f"photographs of more than {MAX_PIXELS:,} pixels"
+            return f"it has photographs of more than {MAX_PIXELS:,} pixels"
         if not _keys_are_plain(rows["key"]):
-            return "keys that `convert` never writes"
+            return "it has keys that `convert` never writes"
         counts += np.bincount(shard, minlength=len(shards))
     if (counts != [each.samples for each in shards]).any():
-        return "other numbers of samples per shard than the manifest"
-    return "samples that overlap" if _overlap(index) else None
+        return "it has other numbers of samples per shard than the manifest"
+    return "it has samples that overlap" if _overlap(index) else None
 
 
 def _labels_beyond(rows: NDArray[np.void], classes: int, *, multi_label: bool) -> bool:
@@ -84,7 +85,7 @@ def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str
                 return f"{name} is not where the index says"
             at = data + length + -(len(head) + length) % BLOCK
     if len(shard) != size_of_shard(at) or any(shard[at:]):
-        return f"more than its samples, from byte {at:,} on"
+        return f"it holds more than the samples in the index, from byte {at:,} on"
     return None
 
 

@@ -188,7 +188,7 @@ def convert_part(
     folder = place.below(part_name(number, count))
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
-    with _quiet_pillow(), folder.exclusive(wait=False), StopRequest("stopping after the shards in hand") as stop:
+    with _quiet_pillow(), folder.exclusive(wait=False), StopRequest("stopping after the current shards") as stop:
         if options.keep_duplicates_together:
             opened = _together(opened, workers, console, stop)
         jobs = _jobs(opened, settings)
@@ -264,7 +264,7 @@ def _convert(
     """
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
-    with out.exclusive(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.exclusive(wait=wait), _quiet_pillow(), StopRequest("stopping after the current shards") as stop:
         if options.keep_duplicates_together:
             source = _together(source, workers, console, stop)
         jobs = _jobs(source, settings)
@@ -312,7 +312,7 @@ def _append(
             f"{out} also holds FFCV's .beton files; give --format tar,beton to add the new photographs to them"
         )
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
-    with out.exclusive(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.exclusive(wait=False), _quiet_pillow(), StopRequest("stopping after the current shards") as stop:
         addition = plan_addition(out, source, settings, strict=strict)
         source, held, photos = addition.source, addition.earlier.held, 0
         if options.keep_duplicates_together:

@@ -34,8 +34,8 @@ class FileState(NamedTuple):
 class Destination(Protocol):
     """The folder that shards are written to. File names are relative to it, with slashes.
 
-    A file is either complete or absent. A `Folder` raises OSErrors, which `exclusive` turns into UserErrors. A `Bucket`
-    raises UserErrors. `str()` returns the path or URL for messages.
+    A file is either complete or absent. If the disk fails, the methods of a `Folder` raise OSErrors, which `exclusive`
+    turns into UserErrors. Those of a `Bucket` raise UserErrors. `str()` returns the path or URL for messages.
     """
 
     @property
@@ -82,8 +82,8 @@ class Destination(Protocol):
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
         """Make a shard visible: its tar, its DALI index and, last, its record.
 
-        `record` returns the record's bytes for the tar's stamp. `index` is None if the shard has no photographs and so
-        no tar. A bucket does this in the background; see `flush`.
+        `record` takes the stamp of the tar and returns the bytes of the record. `index` is None if the shard has no
+        photographs and so no tar. A bucket does this in the background; see `flush`.
         """
 
     def flush(self) -> None:
@@ -192,10 +192,10 @@ class Folder:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[None]:
-    """Return a context that creates `folder` and keeps other processes out that call this too.
+    """Return a context that creates `folder` and keeps out other processes that call this function.
 
-    If another process is there, wait for it if `wait` is True, and otherwise raise UserError. OSErrors with a known fix
-    become UserErrors that suggest `fix`. `shown` is the folder's name for messages.
+    If another process is in such a context, wait for it if `wait` is True, and otherwise raise UserError. OSErrors with
+    a known fix become UserErrors that suggest `fix`. `shown` is the folder's name for messages.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -216,7 +216,7 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
     """Return a UserError if the user can fix `error`, and otherwise `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return of_os(error, folder, "make room there and run the same command again: it resumes")
+        return of_os(error, folder, "free some space there, and run the same command again to resume")
     return fixable(error, error.filename or folder, fix) or error
 
 

@@ -36,7 +36,7 @@ def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
 
 
 def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels:
-    """Return the values of each column for the samples with the given keys, in their order; see
+    """Return the values of each column for the samples with the given keys, in the order of `keys`; see
     `ShardSet.extra_labels`.
 
     Raises UserError if the file is missing, or doesn't have the digest `sha256`.

@@ -22,7 +22,7 @@ class FoldView(ShardSet):
     """A view of shards for one fold: val is the fold, and train is the rest of the stored train and val splits.
 
     The test split stays unchanged. Pickling a view gives the stored shards, because loader processes read samples by
-    id.
+    their ids, which are the same in both.
     """
 
     def __init__(self, shards: ShardSet, fold: Fold, seed: int) -> None:

@@ -44,14 +44,14 @@ _NO_CHECKSUM = "0" * 64
 
 
 def _plain_name(name: str) -> str:
-    """Return a file name of the manifest. Raises ValueError if it is not a plain, printable name without a folder."""
+    """Return `name` if it is a plain, printable file name without a folder. Raises ValueError otherwise."""
     if Path(name).name != name or name[:1] in ("", ".") or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid shard name")
     return name
 
 
 def _printable(name: str) -> str:
-    """Return a class name. Raises ValueError if it is empty or not printable."""
+    """Return `name` if it is printable and not empty. Raises ValueError otherwise."""
     if not name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid class name")
     return name
@@ -140,7 +140,7 @@ class Manifest(_FrozenModel):
         return len(self._records())
 
     def contains(self, fingerprint: str) -> bool:
-        """Return whether the shards with `fingerprint` (see `ShardSet`) became these shards by appends."""
+        """Return whether these shards are the ones with `fingerprint` (see `ShardSet`) after one or more appends."""
         return any(record.get("to") == fingerprint for record in self._records())
 
     def _records(self) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def _with_checksum(text: bytes, before: str, after: str) -> bytes:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest in `folder`.
 
-    Raises UserError, in one line, if `folder` holds no complete shards, or shards of a newer version.
+    Raises UserError if `folder` holds no complete shards, or shards of a newer version.
     """
     path = folder / MANIFEST
     try:
@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """Parse the contents of a manifest. `where` is its path or URL for messages.
 
-    Raises UserError, in one line, if it is damaged or has a newer schema.
+    Raises UserError if the manifest is damaged or has a newer schema.
     """
     try:
         plain = json.loads(text)

@@ -156,7 +156,9 @@ def _moved(jobs: list[ShardJob], folders: list[Destination], out: Destination) -
     for number, folder in enumerate(folders):
         for job, part in read_parts(folder, jobs[number :: len(folders)]):
             if part is None:
-                raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
+                raise UserError(
+                    f"{folder}: {job.name} isn't finished; run fasttrain convert --part again for this part"
+                )
             found[job.name] = part
     # A merge that was killed may have moved some already.
     for number, (job, there) in enumerate(read_parts(out, jobs)):

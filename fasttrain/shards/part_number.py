@@ -63,7 +63,7 @@ def _ranked(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, 
     """Return the part of a process whose launcher counts ranks from 0, or None if `rank` is not set."""
     if rank not in environment:
         return None
-    return _part(rank, _number(environment, rank), _number(environment, size, f"{rank} is, but not {size}"))
+    return _part(rank, _number(environment, rank), _number(environment, size, f"{rank} is set, but not {size}: set it"))
 
 
 def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -71,7 +71,7 @@ def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
     task, first, count, step = _SLURM_ARRAY
     if task not in environment:
         return None
-    parts = _number(environment, count, f"{task} is, but not {count}")
+    parts = _number(environment, count, f"{task} is set, but not {count}: set it")
     start, stride = (_number({name: "0", **environment}, name) for name in (first, step))
     place, beyond = divmod(_number(environment, task) - start, max(stride, 1))
     if beyond or not 0 <= place < parts:
@@ -95,8 +95,10 @@ def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _part(name: str, place: int, count: int) -> tuple[int, int]:
-    """Return the part number, from 1, for `place`, from 0, and the number of parts. Raises UserError if it is out of
-    range."""
+    """Return the part number, counted from 1, for `place`, counted from 0, and the number of parts.
+
+    Raises UserError if `place` is out of range.
+    """
     if not 0 <= place < count <= _MOST:
         raise UserError(f"--part {AUTO}: {name}={place} is not one of {count} parts, counted from 0; give --part 1/4")
     return place + 1, count

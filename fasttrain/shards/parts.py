@@ -45,7 +45,7 @@ class Part:
 
     It is stored in `.parts/NAME.json` until the index is made from all records. `index_sha256` is the digest of the
     DALI index, "" in records of older versions. `stamp` is explained in `FileState`. The lists have one value per
-    stored photograph, except `broken` and `changed`, which hold (path, reason).
+    stored photograph, except `broken` and `changed`, which hold (path, reason) of other photographs.
     """
 
     bytes: int = 0

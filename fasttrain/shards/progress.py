@@ -66,7 +66,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stopping(stop: StopRequest, console: Console, message: Callable[[], str]) -> Iterator[None]:
-    """Return a context that turns an interruption into KeyboardInterrupt, or into Stopped after SIGTERM.
+    """Return a context that turns `Interrupted` into KeyboardInterrupt, or into Stopped if the signal was SIGTERM.
 
     `message()` is printed, or becomes the message of Stopped.
     """

@@ -155,7 +155,7 @@ class ShardSet:
     def open(cls, location: Path | str, cache_size: CacheSize | None = None) -> ShardSet:
         """Open the shards in a folder or at a URL. `cache_size` limits the cache for a URL; see `shards.remote`.
 
-        Raises UserError, in one line, if there are no shards, or if they are damaged or have a newer schema.
+        Raises UserError if there are no shards, or if they are damaged or have a newer schema.
         """
         if is_url(location):
             from fasttrain.shards.remote import open_remote
@@ -225,7 +225,7 @@ class ShardSet:
         ids.
 
         A column is int64 or bool [N]; float64 [N] with NaN for missing values, if numbers are missing or not integers;
-        or else a list of N texts, lists or None. Returns an empty dict if the source had no other columns. Raises
+        or else a list of N strings, lists or None. Returns an empty dict if the source had no other columns. Raises
         UserError if the file is damaged.
         """
         name = self.manifest.current(EXTRA)
@@ -284,8 +284,10 @@ class ShardSet:
         return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
 
     def left_out(self) -> str:
-        """Return a line about the files that the conversion left out and where they are listed, or "" if there are
-        none."""
+        """Return a line with the numbers of files that the conversion left out, and the path of the list of them.
+
+        Returns "" if no files were left out.
+        """
         broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
         listed = f"listed in {self.location}/{self.manifest.current(REJECTED)}"
         return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
@@ -324,7 +326,7 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
-        """Return the mapped bytes of a shard. Another shard may be unmapped for it."""
+        """Return the mapped bytes of a shard. This may unmap another shard, to limit the mapped memory."""
         with self._mapping:
             if number not in self._maps:
                 self._map(number)

@@ -1,7 +1,7 @@
 """Read shards from a URL. A shard is downloaded through fsspec when it is first needed, checked, and kept in the cache.
 
-The manifest is read again at each start. Its hash names the folder in the cache. So other shards at the same URL are
-never mixed with these, and two URLs of the same shards share their files.
+The manifest is read again at each start. The folder in the cache is named after the manifest's hash. So old and new
+shards at the same URL are never mixed, and two URLs of the same shards share their files.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _AT_ONCE = 4  # pieces requested in parallel, because a single connection to S3 
 def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
     """Download the manifest at the URL `location` and return access to its files.
 
-    Without `cache_size`, the cache may use the spare space of the disk. Raises UserError, in one line, if there are no
-    shards, if the driver or the network is missing, or if the disk has no space for a cache.
+    Without `cache_size`, the cache may use the spare space of the disk. Raises UserError if there are no shards, if the
+    driver or the network is missing, or if the disk has no space for a cache.
     """
     limit = None if cache_size is None else cache_size.bytes
     text = _fetched(location, MANIFEST, lambda files, path: files.cat_file(path))
@@ -40,8 +40,8 @@ def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFil
 
 
 class RemoteFiles:
-    """Access to the files of a data set at the URL `location`, which are cached in `folder`. Its methods are those of
-    `ShardFiles`.
+    """Access to the files of a data set at the URL `location`, which are cached in `folder`. Its methods are explained
+    in `ShardFiles`.
 
     It can be pickled, and used after a fork. Errors are UserErrors of one line that name the URL or the file.
     """
@@ -107,7 +107,7 @@ class RemoteFiles:
         return True
 
     def _fetch(self, local: Path, stop: threading.Event | None) -> None:
-        """Download the file and compare its checksum. Raises UserError if it is wrong twice."""
+        """Download the file and compare its checksum. Raises UserError if the checksum is wrong twice."""
         with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
             for _ in range(2):  # a wrong checksum may be a fault of the network
                 file.seek(0)

@@ -76,7 +76,7 @@ class ShardSettings:
         return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings for the manifest, with fasttrain's version, without those in `_LEFT_OUT`."""
+        """Return the settings for the manifest, with fasttrain's version, but without the settings in `_LEFT_OUT`."""
         plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
         return {**plain, "fasttrain": __version__}
 

@@ -128,7 +128,7 @@ def open_photographs(folder: str | Path) -> PhotographFolder:
     folder = user_path(folder)
     if (folder / MANIFEST).exists() or not folder.is_dir():
         raise UserError(
-            f"{folder}: convert=False works only with a folder of photographs; give one, or leave convert out"
+            f"{folder}: convert=False works only with a folder of photographs; give one, or leave out convert"
         )
     source = open_source(folder)
     place = cache_root() / "photographs" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"

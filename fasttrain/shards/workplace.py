@@ -64,9 +64,9 @@ def prepare(
 ) -> Manifest | None:
     """Prepare `out` for the shards of `jobs`. Return None if they must be written, or the manifest if they all exist.
 
-    Shards of an interrupted conversion of the same photographs and settings are kept. `say` reports if that conversion
-    has to start over, because photographs were modified. Raises UserError if `out` holds other files, or other shards
-    and `overwrite` is False.
+    Shards of an interrupted conversion of the same photographs and settings are kept. `say` is called with a message if
+    that conversion has to start over, because photographs were modified. Raises UserError if `out` holds other files,
+    or other shards and `overwrite` is False.
     """
     mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
     run_file = f"{PARTS}/{RUN}"

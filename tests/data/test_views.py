@@ -100,7 +100,7 @@ def test_resize_shows_the_entire_photograph(shard_folder) -> None:
 
 @pytest.mark.parametrize("options", [{"views": []}, {"views": [LARGE], "crop": LARGE}])
 def test_views_are_given_in_place_of_a_crop(options, shard_folder) -> None:
-    with pytest.raises(UserError, match="views: give at least one crop, and leave out crop"):
+    with pytest.raises(UserError, match="views: give at least one crop in views, and leave out the argument crop"):
         Loader(shard_folder, **options)
 
 

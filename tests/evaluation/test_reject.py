@@ -44,7 +44,7 @@ def test_a_target_precision_is_stored_and_used(model_folder, shard_folder, photo
     monkeypatch.setattr(sys, "argv", ["fasttrain", *line, "--precision", "0.999"])
     with pytest.raises(SystemExit):
         main()
-    most = float(capsys.readouterr().err.split("the most is ")[1].split("%")[0]) / 100
+    most = float(capsys.readouterr().err.split("highest possible precision is ")[1].split("%")[0]) / 100
     monkeypatch.setattr(sys, "argv", ["fasttrain", *line, "--precision", str(most - 0.01)])
     with pytest.raises(SystemExit):
         main()

@@ -27,7 +27,7 @@ def shards(shard_folder):
 @no_driver
 @pytest.mark.parametrize("device", ["cuda:0", "cuda"])
 def test_asked_for_by_name_it_is_an_error_of_one_line(shards, device):
-    with pytest.raises(UserError, match=rf"^loader = 'dali': it can't start on {device} \(.+\)$"):
+    with pytest.raises(UserError, match=rf"^loader = 'dali': DALI can't start on {device} \(.+\)$"):
         choose_loader("dali", shards, device)
 
 
@@ -36,14 +36,14 @@ def test_auto_goes_on_without_it_and_says_so(shards, monkeypatch):
     for name in ("native", "ffcv"):
         monkeypatch.setattr(loader_class(name), "unavailable", lambda shards, device: "not here")
     chosen, why = choose_loader("auto", shards, "cuda:0")
-    assert chosen.name == "torchvision" and "; not dali: it can't start on cuda:0 (" in why and "\n" not in why
+    assert chosen.name == "torchvision" and "; not dali: DALI can't start on cuda:0 (" in why and "\n" not in why
 
 
 @no_driver
 def test_a_pipeline_that_fails_later_is_an_error_of_one_line_too(shards, monkeypatch):
     loader = DaliLoader(shards, shards.ids("train"), LoaderSettings(16, 48, Crop(), workers=1, device="cuda:0"))
     monkeypatch.setattr(loader, "_stream", lambda: None)
-    with pytest.raises(UserError, match=r"^loader = 'dali': it can't start on cuda:0 \(.+\); use another --loader$"):
+    with pytest.raises(UserError, match=r"^loader = 'dali': DALI can't start on cuda:0 \(.+\); use another --loader$"):
         list(loader._load([loader.plan().batch(0, 16)]))
     loader.close()
 
@@ -54,7 +54,7 @@ def test_what_is_broken_on_import_is_told(monkeypatch):
 
     monkeypatch.setattr(dali_graph, "make_pipeline", broken)
     monkeypatch.setattr(dali_graph, "_works", set())
-    assert start_problem("cpu") == "it can't start on cpu (libnvjpeg.so.12: cannot open shared object file)"
+    assert start_problem("cpu") == "DALI can't start on cpu (libnvjpeg.so.12: cannot open shared object file)"
 
 
 def test_what_works_is_tried_once(monkeypatch):

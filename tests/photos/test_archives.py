@@ -314,7 +314,7 @@ def test_an_archive_for_each_class(tmp_path, pack) -> None:
         "cat/deep/2.jpg": JPEG + b"deep/2.jpg",
         "test_tubes/1.jpg": JPEG + b"test_tubes/1.jpg",
     }
-    assert source.ignored == (("README", "beside the files of photographs"),)
+    assert source.ignored == (("README", "not a file that holds photographs"),)
     (tmp_path / "owl.tar.xz").write_bytes(b"\xfd7zXZ\0")
     assert "owl.tar.xz is a tar compressed by xz" in refused(tmp_path)
 

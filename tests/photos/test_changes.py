@@ -49,7 +49,7 @@ def test_given_splits(folder) -> None:
     found = dict(zip(source.paths, source.splits.tolist(), strict=True))
     special = {"cat/p0_cat.jpg": 2, "dog/p0_dog.jpg": 1, "owl/p0_owl.jpg": 2}
     assert found == {**dict.fromkeys(source.paths, 0), **special}, "as some validate, all others train"
-    assert ("gone.jpg", "named in list.csv, but missing") in source.ignored
+    assert ("gone.jpg", "named in list.csv, but not found") in source.ignored
     assert "the splits of 3 of 12 photographs" in source.notes[0]
     only_test = opened(folder, splits=listed(folder, "cat/p0_cat.jpg\ttest\n", "list.txt"))
     assert Counter(only_test.splits.tolist()) == {-1: 11, 2: 1}, "without any that validate, a share does"

@@ -95,7 +95,7 @@ def test_names_of_files_and_patterns(tmp_path) -> None:
     (tmp_path / "flowers_train.tfrecord.idx").write_text("0 100\n")
     source = opened(tmp_path)
     assert source.splits.tolist() == [0] * 4 + [1] * 2
-    assert source.ignored == (("flowers_train.tfrecord.idx", "beside the files of photographs"),)
+    assert source.ignored == (("flowers_train.tfrecord.idx", "not a file that holds photographs"),)
     assert len(opened(f"{tmp_path}/flowers_train_{{00000..00001}}-of-00002.tfrecord").paths) == 4
 
 

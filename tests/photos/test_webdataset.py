@@ -129,7 +129,7 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
     assert dict(source.ignored) == {
         "a/5.jpg": "no label next to it (.cls, .txt or .json)",
         "a/6.cls": "a label without a photograph",
-        "0000.seg.png": "the key's photograph is 0000.jpg",
+        "0000.seg.png": "another photograph with this key is used: 0000.jpg",
         "0001.mp3": "not a photograph (.mp3)",
         "0001.json": "not readable JSON",
         "7.html.jpg.cls": "not a photograph (.cls)",
@@ -151,7 +151,7 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     source = opened(folder_of_tars(tmp_path / "shards"))
     assert source.kind == "webdataset" and source.splits.tolist() == [0] * 6 + [1] * 2
     assert source.paths[0] == "imagenet1k-train-000.tar/0000.jpg"
-    assert dict(source.ignored) == {"README.md": "beside the files of photographs"}
+    assert dict(source.ignored) == {"README.md": "not a file that holds photographs"}
     assert "by the files' names: 6 training, 2 validation" in source.notes
     assert defines_splits(tmp_path / "shards")
     (tmp_path / "shards" / "imagenet1k-val-003.tar").unlink()

@@ -98,7 +98,7 @@ def test_more_room_and_the_same_command_goes_on(machine: Machine, made: Made, fa
         line = made.commands(disk)[command]
         ended = machine.run(*line)
         refused(ended, disk)
-        assert "it resumes" in ended.said
+        assert "again to resume" in ended.said
         machine.resize(disk, "64m")
         assert machine.run(*line).code == 0
         assert machine.holds(disk) == expected

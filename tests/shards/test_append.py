@@ -130,7 +130,10 @@ def test_changed_and_missing_photographs_are_told_and_kept(mixed, tmp_path, capf
     shards = ShardSet.open(out)
     assert (shards.index["crc32"][: len(old)] == old["crc32"]).all()
     rejected = listed(out / "rejected-1.tsv")
-    assert "the shards keep the earlier one" in rejected["dog/03.jpg"] and "not in the source" in rejected["dog/04.jpg"]
+    assert (
+        "the shards keep the earlier version" in rejected["dog/03.jpg"]
+        and "not in the source" in rejected["dog/04.jpg"]
+    )
     assert rejected["cat/notes.txt"] and "truncated" not in rejected and "cat/broken.jpg" not in rejected
     assert "cat/empty.jpg" in rejected
     record = shards.manifest.settings["appended"][0]
@@ -156,7 +159,9 @@ def test_another_class_is_told_as_well(mixed, tmp_path) -> None:
     table.write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in rows))
     make(table, tmp_path / "out", append=True)
     rejected = listed(tmp_path / "out" / "rejected-1.tsv")
-    assert rejected == {rows[0][0]: "of class 'dog', in the shards 'cat': the shards keep the earlier one"}
+    assert rejected == {
+        rows[0][0]: "of class 'dog' now, of class 'cat' in the shards: the shards keep the earlier version"
+    }
 
 
 def test_extra_labels_of_new_photographs_come_behind_the_others(mixed, tmp_path) -> None:
@@ -174,7 +179,7 @@ def test_extra_labels_of_new_photographs_come_behind_the_others(mixed, tmp_path)
     make(table, out, append=True)
     shards = ShardSet.open(out)
     assert shards.extra_labels()["age"].tolist() == [*first, 6, 6] and shards.verify() == []
-    reason = "other extra labels than when it was converted: the shards keep the earlier one"
+    reason = "other extra labels than when it was converted: the shards keep the earlier version"
     assert listed(out / "rejected-1.tsv") == {f"mixed/{name}/04.jpg": reason for name in ("cat", "dog")}
 
 

@@ -118,7 +118,7 @@ def test_append_adds_sets_and_classes(scenes: Path, tmp_path: Path) -> None:
     expected = {row["path"].removesuffix(".jpg"): set(row["labels"]) for row in rows}
     expected["000"] = held(before)["000"]
     assert held(after) == expected and after.verify() == []
-    assert "in the shards 'none'" in (out / "rejected-1.tsv").read_text()
+    assert "of class 'none' in the shards" in (out / "rejected-1.tsv").read_text()
     with pytest.raises(UserError, match="several classes per photograph"):
         table.write_text("".join(f'{{"path": "{row["path"]}", "labels": "disc"}}\n' for row in rows))
         convert(table, out, workers=1, progress=False, append=True)

@@ -47,8 +47,8 @@ def test_a_scheduler_says_which_part(environment, part):
     [
         ({}, r"SLURM_ARRAY_TASK_ID .*SLURM_PROCID .*JOB_COMPLETION_INDEX and FASTTRAIN_PARTS .*RANK and WORLD_SIZE"),
         ({"JOB_COMPLETION_INDEX": "3"}, "Kubernetes sets JOB_COMPLETION_INDEX but not the number .*FASTTRAIN_PARTS"),
-        ({"RANK": "3"}, "RANK is, but not WORLD_SIZE"),
-        ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_ID is, but not SLURM_ARRAY_TASK_COUNT"),
+        ({"RANK": "3"}, "RANK is set, but not WORLD_SIZE"),
+        ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_ID is set, but not SLURM_ARRAY_TASK_COUNT"),
         (array(7, 1, 3, 1), r"SLURM_ARRAY_TASK_ID=7 is not one of 3 evenly spaced tasks.*sbatch --array=1-3"),
         (array(4, 1, 3, 2), "SLURM_ARRAY_TASK_ID=4 is not one of 3 evenly spaced tasks"),
         ({**POD, "JOB_COMPLETION_INDEX": "16"}, "JOB_COMPLETION_INDEX=16 is not one of 16 parts"),

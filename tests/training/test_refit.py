@@ -82,7 +82,7 @@ def test_the_report_says_that_there_is_no_validation_figure(alone):
     written = json.loads((alone.folder / "evaluation.json").read_text())
     assert (written["split"], written["refit_epochs"], written["best_epoch"]) == ("test", 2, 2)
     page = (alone.folder / "report.html").read_text()
-    assert "these weights have no validation figure, test alone evaluates them" in page
+    assert "these weights have no validation metrics and are evaluated on the test split only" in page
     assert "weights refitted on train and val for 2 epochs, which have no validation figure" in page
 
 
