@@ -23,7 +23,8 @@ def install(extra: str) -> str:
 
 
 def dali_extra(cuda: str | None) -> str:
-    """Return the extra that installs the DALI for a torch built with CUDA version `cuda`, such as "13.0".
+    """Return the name of the extra that installs DALI for CUDA version `cuda`, such as "13.0", that of the installed
+    torch.
 
     `cuda` is None for a torch without CUDA.
     """
@@ -31,7 +32,8 @@ def dali_extra(cuda: str | None) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError if one of `modules` isn't installed. Its message says how to install `extra` for `what`.
+    """Raise UserError if one of `modules` isn't installed. The message says that `what` needs `extra`, and how to
+    install it.
 
     The modules are not imported.
     """

@@ -23,11 +23,11 @@ Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
-    """Average the weights of the best epochs, and write them to `folder` if they are better than the best epoch alone.
+    """Average the weights of the best epochs. Write the average to `folder` if it is better than the best epoch alone.
 
     `validate` evaluates a model on the validation split. Return which epochs were averaged, or None if the best epoch
-    alone is better. The state of the run doesn't change, so a run that is stopped here, or resumed with more epochs,
-    continues from its last epoch.
+    alone is better. The run's training state stays that of its last epoch, from which it can still be resumed with more
+    epochs.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     candidates = state.candidates.best_first

@@ -30,7 +30,8 @@ def create_own(
     """Return `model` itself if it is a module, otherwise the module that it makes for `num_classes`.
 
     A function or class also receives `pretrained`, `drop_rate` and `drop_path` if it has parameters of these names.
-    Raises UserError if it can't be imported, fails or returns anything else, or if a rate above 0 has no parameter.
+    Raises UserError if it can't be imported, fails or doesn't return a module, or if a rate is above 0 and it has no
+    parameter of that name.
     """
     name = model_name(model)
     maker = find_maker(model) if isinstance(model, str) else model

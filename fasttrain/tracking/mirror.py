@@ -21,7 +21,7 @@ _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, dou
 
 
 class Mirror(ABC):
-    """Delivers one run to a tracker. Training never waits for it, and goes on if it fails.
+    """Delivers one run to a tracker. Training never waits for the delivery, and continues if the delivery fails.
 
     Each process delivers the run from the beginning, because `history.json` has all epochs of a resumed run. So a
     tracker must accept epochs that it already has, and keep each once.

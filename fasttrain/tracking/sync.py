@@ -29,9 +29,9 @@ class Busy(Exception):
 class Sync:
     """Delivers one record to the store at `uri`.
 
-    Each call of `push` compares the folder with what the record has marked as delivered, and what is missing with what
-    the store has, because a response may have been lost or a process killed before the record was marked. So nothing
-    is stored twice or left out.
+    Each call of `push` finds the entries in the folder that the record doesn't mark as delivered, and asks the store
+    which of these it has after all: a response may have been lost, or a process killed before it marked the record. So
+    nothing is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -58,8 +58,8 @@ class Sync:
     def push(self) -> None:
         """Send the missing entries. If a working store refuses one of them, the others are still sent.
 
-        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the store's
-        errors. After an error, call `push` again at any time.
+        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the error of a
+        store that doesn't work; `push` can then be called again at any time.
         """
         try:
             store = self._store or self._connect()
@@ -85,7 +85,7 @@ class Sync:
         return store
 
     def _send(self, store: Store, entries: Sequence[Entry]) -> list[Exception]:
-        """Send `entries`. Return the errors of a working store that are not refusals of an entry.
+        """Send `entries`. Return the errors by which a working store did anything but refuse an entry.
 
         Raises the store's error if the store doesn't work.
         """
@@ -132,7 +132,7 @@ def sync(
     """Deliver `record` and what its folder holds to the store at `uri`. Return how many entries the store still lacks.
 
     Delivery stops once `may_continue` returns False; it is called before each attempt. `locked`: the caller holds the
-    folder's lock. Raises Busy and the store's errors.
+    folder's lock. Raises Busy if another process holds that lock, and the error of a store that doesn't work.
     """
     lock = FolderLock(record.folder)
     if not locked and not lock.take():
@@ -168,7 +168,7 @@ def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
 
 
 def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], bool]) -> None:
-    """Deliver what waits for the store at `uri` in the run folders beside `own`, and in the records set aside in `own`.
+    """Deliver what the store at `uri` lacks of the runs beside the folder `own`, and of the records set aside in `own`.
 
     `report` receives a line per delivered run. Errors only go to the log, because the next run tries again.
     """

@@ -309,7 +309,7 @@ class Tracker(NullTracker):
             self._changed.wait_for(lambda: self._abandoned.is_set() or self._finished != was_finished, pause)
 
     def _sync_beside(self) -> threading.Thread:
-        """Start a thread that delivers what waits in the folders beside the run's."""
+        """Start a thread that delivers the undelivered runs in the folders beside this run's."""
         arguments = (self._record.folder, self._sync.uri, self._report, lambda: not self._finished)
         thread = threading.Thread(target=sync_beside, args=arguments, name="fasttrain-mlflow-beside", daemon=True)
         thread.start()

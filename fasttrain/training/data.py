@@ -138,7 +138,9 @@ def photographs_of(shards: ShardSet) -> str:
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """Return a line for each split that lacks photographs of some classes. It names them and says what follows."""
+    """Return a line for each split that lacks photographs of some classes. The line names these classes and the
+    consequence.
+    """
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)
@@ -153,8 +155,8 @@ def absent_classes(shards: ShardSet) -> list[str]:
 def balanced_weights(shards: ShardSet) -> torch.Tensor:
     """Return the weight of each class, float32 [classes], from its number of photographs in the training split.
 
-    They are scikit-learn's "balanced" weights: n / (classes * n_class). For multi-label data a weight is the number of
-    photographs without the class divided by the number with it.
+    The weights are scikit-learn's "balanced" ones: n / (classes * n_class). For multi-label data a weight is the number
+    of photographs without the class divided by the number with it.
     """
     counts, samples = shards.class_counts("train"), len(shards.ids("train"))
     if shards.multi_label:

@@ -49,10 +49,10 @@ class Named:
 class Tried:
     """The result of the step in one precision.
 
-    `gradient`: the norm of the whole gradient; None for a validation. `module`: the first module whose output is not
-    finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
-    `samples`: positions in the faulty batch whose part of that output, or else whose loss, is not finite. `losses`:
-    one per sample.
+    `gradient`: the norm of all gradients together; None for a validation. `module`: the first module whose output is
+    not finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
+    `samples`: positions, in the faulty batch, of the samples whose output of `module` (or if there is none, whose loss)
+    is not finite. `losses`: one per sample.
     """
 
     precision: str

@@ -56,9 +56,9 @@ class Rates:
 class Work:
     """Counts of a run: optimizer steps per epoch, and photographs of the training and the test split.
 
-    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the
-    training photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether the head,
-    fitted on all photographs, may be the whole run.
+    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the training
+    photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether a plan may fit only
+    the head, on all photographs.
     """
 
     steps: int
