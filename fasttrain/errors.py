@@ -165,8 +165,7 @@ def fault_of_machine(error: OSError) -> bool:
 
 
 def no_memory(message: str) -> bool:
-    """Return whether a library's error message about an image means that memory ran out, not that the image is
-    broken."""
+    """Return whether a library's error about an image means that memory ran out, not that the image is bad."""
     return re.search(_NO_MEMORY, message) is not None
 
 

@@ -23,8 +23,7 @@ def install(extra: str) -> str:
 
 
 def dali_extra(cuda: str | None) -> str:
-    """Return the name of the extra that installs DALI for CUDA version `cuda`, such as "13.0", that of the installed
-    torch.
+    """Return the name of the extra that installs DALI for torch's CUDA version `cuda`, such as "13.0".
 
     `cuda` is None for a torch without CUDA.
     """
@@ -32,8 +31,7 @@ def dali_extra(cuda: str | None) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError if one of `modules` isn't installed. The message says that `what` needs `extra`, and how to
-    install it.
+    """Raise UserError if one of `modules`, which `what` needs, isn't installed. The fix is to install `extra`.
 
     The modules are not imported.
     """

@@ -1,5 +1,4 @@
-"""Write files atomically, so that each is either complete or absent: temporary name, fsync, rename, fsync of the
-folder."""
+"""Write files atomically, so that each is complete or absent: write a temporary file, fsync it, rename it."""
 
 from __future__ import annotations
 
@@ -45,9 +44,7 @@ def make_folder(folder: Path) -> None:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`. Call this only while no other process writes
-    there.
-    """
+    """Remove temporary files that killed processes left in `folder`, while no other process writes there."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_abandoned(path, found)):
             _remove(path)

@@ -170,8 +170,7 @@ def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Release a lock that `lock` took. Closing the file isn't enough, because a forked process may still hold it open.
-    """
+    """Release a lock that `lock` took. Closing the file isn't enough if a forked process still has it open."""
     if fcntl is None:
         _lock_byte(descriptor, "LK_UNLCK")
         return

@@ -30,8 +30,7 @@ def give_back_heap() -> None:
 
 
 def limit(name: str) -> int | None:
-    """Return a resource limit of this process in bytes, given its name, such as "RLIMIT_AS"; None if it is unlimited.
-    """
+    """Return the resource limit `name` of this process, such as "RLIMIT_AS", in bytes; None if unlimited."""
     if resource is None:
         return None
     limit, _ = resource.getrlimit(getattr(resource, name))

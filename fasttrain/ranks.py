@@ -77,8 +77,7 @@ class PeerLost(InternalError):
 
 
 class Ranks:
-    """The processes that train together, and the rank of this one. Entering the `with` block connects this rank to the
-    others; leaving it disconnects them.
+    """The processes that train together, and the rank of this one. A `with` block keeps them connected.
 
     An exception on one rank inside the block ends all ranks. Rank 0 raises the same error, and the others raise
     SystemExit with its exit code, so that the message is printed once.

@@ -51,8 +51,7 @@ class SettingsCommand:
 
             @params.setter
             def params(self, _: Any) -> None:
-                """Ignore the value: click sets the parameters of `_nothing` here, which are not those of the command.
-                """
+                """Ignore the value: click assigns the parameters of `_nothing`, not of the command."""
 
         app.command(name=name, cls=Late, help=inspect.getdoc(self.function))(_nothing)
 

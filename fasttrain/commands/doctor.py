@@ -191,9 +191,7 @@ def _dali(thorough: bool = False) -> Finding:
 
 
 def dali_mismatch(major: int, cuda: str | None) -> str:
-    """Return how to install the right DALI if one for CUDA `major` doesn't match a torch built with `cuda`, otherwise
-    "".
-    """
+    """Return how to install the right DALI if one for CUDA `major` doesn't match torch's CUDA version `cuda`, else ""."""
     if cuda is None or int(cuda.split(".")[0]) == major:
         return ""
     wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"
@@ -201,8 +199,7 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
 
 
 def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> Finding:
-    """Look for `module`, its version, and the `others` that `part` also needs. `fix` is the command that installs all.
-    """
+    """Look for `module`, its version, and the `others` that `part` also needs. The command `fix` installs all."""
     for name in (module, *others):
         try:
             if not _is_installed(name):

@@ -236,9 +236,7 @@ class Run:
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """Yield the training step for an epoch with `images` photographs left. With --profile, it traces the first
-        epoch.
-        """
+        """Yield the training step for an epoch with `images` photographs left. --profile traces the first epoch."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.parts.step
             return

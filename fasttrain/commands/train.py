@@ -76,9 +76,7 @@ def train(
 
 
 def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
-    """Train as this process's rank. `started`: this process was started by `train_here`, which itself prints the
-    message at Ctrl-C.
-    """
+    """Train as this process's rank. `started`: `train_here` started this process, and prints the message at Ctrl-C."""
     ranks = Ranks.of_environment()
     with ranks, StopRequest("" if started else STOPPING) as stop:
         return train_here(ranks, stop, file, settings, **options)
@@ -163,8 +161,7 @@ def _update_objects(
 
 
 def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
-    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with the number of GPUs to
-    use.
+    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with the final number.
 
     torchrun's ranks take precedence over the `gpus` of a resumed run. Raises UserError if this machine has too few
     GPUs, or if a given number differs from that of torchrun's ranks.

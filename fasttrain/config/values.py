@@ -42,9 +42,7 @@ class ParsedValue(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: Any) -> Self:
-        """Return the value written as `text`, of one of the types `written_as`. Raises InvalidValue if it can't be
-        parsed.
-        """
+        """Return the value written as `text`, of a type in `written_as`. Raises InvalidValue if it can't be parsed."""
 
     @abstractmethod
     def canonical(self) -> str:

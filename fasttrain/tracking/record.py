@@ -136,9 +136,7 @@ class Record:
                 self.save()
 
     def entries(self) -> list[Entry]:
-        """Return everything that the run holds now, in the order of delivery. Raises OSError or ValueError for a bad
-        file.
-        """
+        """Return all that the run holds now, in the order of delivery. Raises OSError or ValueError for a bad file."""
         with self.lock:
             metrics = list(self.metrics)
             if self.path.name == RECORD and self.ready:
@@ -316,8 +314,8 @@ def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
-    """Return the JSON value in the file `path`, or `otherwise` if there is no file. Raises OSError or ValueError if it
-    is bad.
+    """Return the JSON value in the file `path`, or `otherwise` if it is missing. Raises OSError or ValueError if it is
+    bad.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -244,8 +244,7 @@ class Callbacks:
 
     @contextmanager
     def _generators_restored(self) -> Iterator[None]:
-        """Undo what callbacks draw from the run's random generators, because a resumed run calls them at other points.
-        """
+        """Undo callbacks' draws from the run's random generators: a resumed run calls them at other points."""
         device = self._parts.device if self._parts.device.type == "cuda" else None
         state = rng_state(device) if self._callbacks else None
         yield

@@ -138,9 +138,7 @@ def photographs_of(shards: ShardSet) -> str:
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """Return a line for each split that lacks photographs of some classes. The line names these classes and the
-    consequence.
-    """
+    """Return a line for each split that lacks some classes. The line names them and the consequence."""
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)
