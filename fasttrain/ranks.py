@@ -161,7 +161,7 @@ class Ranks:
             return make_current(chosen)
         if chosen.type == "cuda":
             if ":" in name:
-                raise UserError(f"device = '{name}': each of the {self.size} ranks has its own; use --device cuda")
+                raise UserError(f"device = '{name}': each of the {self.size} ranks needs its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {have} CUDA devices; give torchrun "

@@ -50,7 +50,7 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
 
     chosen, value = greedy_soup(candidates, config.monitor, evaluate)
     if len(chosen) < 2:
-        say("weights: of the best epoch, as no average is better on validation")
+        say("weights: those of the best epoch, because no average is better on validation")
         return None
     load(averaged([candidates[each].weights for each in chosen]))  # the weights tried last may be different ones
     if ranks.main:

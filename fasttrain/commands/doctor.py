@@ -191,7 +191,7 @@ def _dali(thorough: bool = False) -> Finding:
 
 
 def dali_mismatch(major: int, cuda: str | None) -> str:
-    """Return how to install the right DALI if one for CUDA `major` doesn't match torch's CUDA version `cuda`, else ""."""
+    """Return how to install the right DALI if one for CUDA `major` doesn't match torch's CUDA `cuda`, else ""."""
     if cuda is None or int(cuda.split(".")[0]) == major:
         return ""
     wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"

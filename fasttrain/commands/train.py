@@ -155,7 +155,9 @@ def _update_objects(
     for callback, attributes in zip(callbacks, states, strict=True):
         if attributes is None:
             name = type(callback).__name__
-            console.print(f"{name}: its state on rank 0 can't be pickled, so this object is unchanged", style="yellow")
+            console.print(
+                f"{name}: its state on rank 0 can't be pickled, so your object is not updated", style="yellow"
+            )
         else:
             vars(callback).update(pickle.loads(attributes))
 

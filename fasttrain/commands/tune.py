@@ -81,7 +81,7 @@ def tune(
     asked = resolve(given, origin=str(config or "settings"))
     require_trackers(asked.track)
     if asked.refit:
-        raise UserError("refit would train each trial again after its validation, for no use; leave it out")
+        raise UserError("refit trains a run again after the validation by which tune compares trials; leave refit out")
     if asked.linear_probe:
         raise UserError("linear_probe uses none of the settings that tune searches; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}

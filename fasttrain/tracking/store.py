@@ -304,7 +304,7 @@ class Store:
         size = path.stat().st_size
         uri = self.check().info.artifact_uri
         if not uri:
-            raise NotStored("the store gives no place for the run's files")
+            raise NotStored("MLflow's answer names no place for the run's files")
         # The client caches a run's first repository, even one made from a truncated response.
         repository = get_artifact_repository(uri, tracking_uri=self.client.tracking_uri)
         repository.log_artifact(str(path))

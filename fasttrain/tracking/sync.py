@@ -136,7 +136,7 @@ def sync(
     """
     lock = FolderLock(record.folder)
     if not locked and not lock.take():
-        raise Busy(f"{record.folder}: another process trains in it, or delivers it")
+        raise Busy(f"{record.folder}: another process trains in this folder or delivers it")
     try:
         record.shared = True
         delivery, failures = Sync(record, uri, report), 0
@@ -180,7 +180,7 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
         try:
             quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
             if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
-                report(f"MLflow: the {missing} entries that waited in {record.folder} are now delivered")
+                report(f"MLflow: {missing} entries kept from an earlier run, {record.folder}, are now delivered")
         except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 
@@ -207,14 +207,14 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
             elif uri not in unreachable:
                 say(f"{record.folder}: delivered to {shown(uri)}")
         except Busy:
-            say(f"{record.folder}: its run is still training, and delivers itself")
+            say(f"{record.folder}: not delivered: the run is still training, and delivers its own entries")
         except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError
             unreachable[uri] = f"{shown(uri)} ({reason(error)})"
         if uri in unreachable:
             failed.append(f"{record.folder}: {unreachable[uri]}")
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"{failed[0]}{more}; undelivered entries stay in their folders: try again later")
+        raise UserError(f"{failed[0]}{more}; undelivered entries stay in the run folders: try again later")
     if not waited:
         say(f"nothing to deliver in {', '.join(map(str, folders))}")
 

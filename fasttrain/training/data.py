@@ -75,7 +75,7 @@ def make_loaders(
     fraction = shards.manifest.settings.get("val_fraction", 0)
     one_per_class = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
     if one_per_class:
-        val_fix = "give a class two photographs or more"
+        val_fix = "each class has one photograph, which goes into train: add photographs"
     elif fraction:  # draws at least one of each class, unless the source has its own validation folder
         val_fix = "its validation folder is empty, or all photographs in it are broken: fill it, or remove it"
     else:

@@ -30,7 +30,7 @@ def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         tagged = keep_weights(model_of(config.weights) or name, name)
         if tagged == name:
             return config, []
-        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, the source of {config.weights}"]
+        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, that of {config.weights}"]
     if tag is None or not config.pretrained:
         return config, []
     tagged = f"{name}.{tag}"

@@ -289,7 +289,7 @@ def _write(path: Path, features: torch.Tensor) -> None:
         make_folder(path.parent)
         atomic_write_bytes(path, save({"features": features}))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; set FASTTRAIN_CACHE to a folder with room") from error
+        raise UserError(f"{path}: {error.strerror}; set FASTTRAIN_CACHE to a folder with space") from error
 
 
 def _read(path: Path, count: int) -> torch.Tensor | None:

@@ -47,5 +47,5 @@ class RunLog(logging.FileHandler):
 
     def _refuse(self, error: OSError) -> None:
         self._refused = True
-        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without it")
+        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without a log")
         self.close()
