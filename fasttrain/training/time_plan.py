@@ -151,8 +151,8 @@ def make_time_plan(
     `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
-    The greatest size that leaves enough epochs is chosen. If none does, and the head can be fitted first, the plan only
-    fits the head, at the greatest size that has time for all photographs. If it can't, the smallest size is chosen,
+    The greatest size that leaves enough epochs is chosen. If none does and `work.alone` is set, the plan only fits the
+    head, at the greatest size that has time for all photographs. Otherwise the smallest size is chosen, if possible
     with training on smaller images. Raises UserError if `epochs` don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
