@@ -77,7 +77,7 @@ def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def fast_math(deterministic: bool) -> None:
-    """Let CUDA's matrix products and convolutions use TF32; with `deterministic`, let them use full fp32."""
+    """Let CUDA's matrix products and convolutions use TF32, or make them use full fp32 if `deterministic` is set."""
     _set_precision("highest" if deterministic else "high", tf32_convolutions=not deterministic)
 
 
@@ -115,8 +115,8 @@ def keep_freed_memory(device: torch.device) -> bool:
 
     By default glibc maps each activation above 32 MB anew in every step, and the kernel clears it page by page. With
     mobilenetv2_100 and batches of 32 that took a third of the time (`benchmarks/test_allocator.py`). The setting lasts
-    until this process ends. Nothing is set unless `device` is a CPU under Linux with glibc, or if the user tunes or
-    replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
+    until this process ends. Do nothing if `device` is not a CPU, if the system is not Linux with glibc, or if the user
+    tunes or replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
     """
     chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
     if device.type != "cpu" or chosen or not sys.platform.startswith("linux"):

@@ -165,16 +165,15 @@ def fault_of_machine(error: OSError) -> bool:
 
 
 def no_memory(message: str) -> bool:
-    """Return whether a library's error message about an image means that memory ran out, not that the image is
-    broken."""
+    """Return whether a library's error about an image means that memory ran out, not that the image is bad."""
     return re.search(_NO_MEMORY, message) is not None
 
 
 def fixable(error: BaseException, path: str | Path | None = None, fix: str | None = None) -> UserError | None:
     """Return a one-line UserError for an error that the user can fix (a full disk, no permission, no memory, …).
 
-    Return None for any other error, and for one of fasttrain's own. `path` replaces the file that the error names, and
-    `fix` replaces the usual fix in the message.
+    Return None for any other error, and for a FasttrainError. `path` replaces the file that the error names, and `fix`
+    replaces the usual fix in the message.
     """
     if isinstance(error, FasttrainError):
         return None
@@ -197,8 +196,8 @@ def fixable(error: BaseException, path: str | Path | None = None, fix: str | Non
 def of_os(error: OSError, path: str | Path | None = None, fix: str | None = None) -> UserError:
     """Return a one-line UserError for an OSError: the file, the reason and the fix.
 
-    `path` and `fix` are as in `fixable`. A fix that does not depend on the place, such as a limit to raise, takes
-    precedence over `fix`.
+    `path` replaces the file that the error names. `fix` replaces the usual fix, unless the error has a fix of its own,
+    such as a limit to raise.
     """
     where = path if path is not None else _file_name(error)
     if _folder_is_gone(error):

@@ -23,7 +23,7 @@ def install(extra: str) -> str:
 
 
 def dali_extra(cuda: str | None) -> str:
-    """Return the extra that installs the DALI for a torch built with CUDA version `cuda`, such as "13.0".
+    """Return the name of the extra that installs DALI for torch's CUDA version `cuda`, such as "13.0".
 
     `cuda` is None for a torch without CUDA.
     """
@@ -31,7 +31,7 @@ def dali_extra(cuda: str | None) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError if one of `modules` isn't installed. Its message says how to install `extra` for `what`.
+    """Raise UserError if one of `modules`, which `what` needs, isn't installed. The fix is to install `extra`.
 
     The modules are not imported.
     """

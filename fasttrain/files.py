@@ -1,5 +1,4 @@
-"""Write files atomically, so that each is either complete or absent: temporary name, fsync, rename, fsync of the
-folder."""
+"""Write files atomically, so that each is complete or absent: write a temporary file, fsync it, rename it."""
 
 from __future__ import annotations
 
@@ -45,14 +44,14 @@ def make_folder(folder: Path) -> None:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`. No other process may write there now."""
+    """Remove temporary files that killed processes left in `folder`, while no other process writes there."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_abandoned(path, found)):
             _remove(path)
 
 
 def temporary_for(path: Path) -> Path:
-    """Return the temporary path at which this process may build `path`: `.NAME.PLACE.PID.tmp` next to it."""
+    """Return the temporary path at which this process may build `path`: `.NAME.BOOT.PID.tmp` in the same folder."""
     return path.with_name(f".{path.name}.{_here()}.{os.getpid()}.tmp")
 
 
@@ -72,7 +71,7 @@ def require_place(path: Path) -> None:
 
 
 class _Writable(Exception):
-    """Raised once the temporary file exists, so that `atomic_write` removes it again."""
+    """Raised by `require_place` to leave `atomic_write` without changing the file, once it is known to be writable."""
 
 
 @contextlib.contextmanager
@@ -142,7 +141,7 @@ def _remove(path: Path) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _abandoned_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the temporary files of ended processes, by their final name. Each folder is searched once."""
+    """Return the temporary files that ended processes left in `folder`, by final name. The result is cached."""
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError):  # the write that follows reports what is wrong with the folder
         for path in folder.iterdir():

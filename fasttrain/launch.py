@@ -49,7 +49,7 @@ Answer = Callable[[Any], Any]
 
 
 class RankTraceback(Exception):
-    """Holds the text of the traceback on a rank. It is shown here as the cause of that rank's error."""
+    """The cause of a rank's error when the starting process raises it again: the text of the traceback on that rank."""
 
 
 def require_devices(device: str, gpus: int) -> None:
@@ -72,8 +72,8 @@ def run_in_ranks(
     """Start `count` processes (ranks) that train together, run `work` in each, and return the result of rank 0.
 
     `work` is pickled. It is called with a function `ask(value)`, which returns the result of `answer(value)` in this
-    process. A stop that `stop` requests is passed on to the ranks. They print to the streams of this process, or to
-    `console`. Raises the error of the first rank that fails, and PeerLost if a rank ends without an error message.
+    process. If `stop` catches a signal, the ranks are asked to stop, too. They print to the streams of this process, or
+    to `console`. Raises the error of the first rank that fails, and PeerLost if a rank ends without an error message.
     """
     if WINDOWS:
         raise UserError(f"gpus = {count}: fasttrain starts several processes on Linux and macOS only; leave it out")

@@ -57,7 +57,7 @@ def user_name() -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether the process `pid` exists. The process doesn't notice."""
+    """Return whether the process `pid` exists. No signal is sent to it."""
     if WINDOWS:  # here `os.kill` ends the process, or sends Ctrl-C to its entire console
         return _is_running_on_windows(pid)
     try:
@@ -170,7 +170,7 @@ def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Release a lock of `lock` now. Closing the file isn't enough, as a forked process may still hold it open."""
+    """Release a lock that `lock` took. Closing the file isn't enough if a forked process still has it open."""
     if fcntl is None:
         _lock_byte(descriptor, "LK_UNLCK")
         return
@@ -237,7 +237,7 @@ def start_apart(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def end_all(process: subprocess.Popen[bytes], grace: float) -> None:
-    """End a process of `start_apart` and its child processes: by SIGTERM, and after `grace` seconds by SIGKILL."""
+    """End a process that `start_apart` started, and its children: SIGTERM first, SIGKILL after `grace` seconds."""
     if not hasattr(os, "killpg"):
         if taskkill := shutil.which("taskkill"):
             subprocess.run([taskkill, "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)

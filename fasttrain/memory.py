@@ -22,15 +22,15 @@ _UNKNOWN = 4 << 30  # bytes, assumed if the system doesn't report its memory
 def give_back_heap() -> None:
     """Return the heap's free pages to the system.
 
-    glibc would keep them: after `keep_freed_memory`, and in the heaps of single threads. Do nothing with another C
-    library.
+    Otherwise glibc keeps free pages: those of the main heap after `keep_freed_memory`, and always those of other
+    threads' heaps. Do nothing with another C library.
     """
     if (trim := c_function("malloc_trim")) is not None:
         trim(0)
 
 
 def limit(name: str) -> int | None:
-    """Return a limit of this process by its name in `resource`, such as "RLIMIT_AS"; None if it is unlimited."""
+    """Return the resource limit `name` of this process, such as "RLIMIT_AS", in bytes; None if unlimited."""
     if resource is None:
         return None
     limit, _ = resource.getrlimit(getattr(resource, name))

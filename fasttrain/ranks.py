@@ -1,4 +1,4 @@
-"""Connect the processes (ranks) that train one model together, and let them exchange decisions, sums and errors."""
+"""Connect the processes (ranks) that train one model together, so that they can exchange decisions, sums and errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StepAgreement:
     """The sums and decisions that all ranks share for one step.
 
     `samples` and `weight` are sums over the ranks. `stop` is the signal by which any rank was asked to stop, or None.
-    `overdue`: a checkpoint is due on some rank. `ended`: some rank wants to end the run early.
+    `overdue` is true if a checkpoint is due on any rank, and `ended` if any rank wants to end the run early.
     """
 
     samples: int
@@ -77,7 +77,7 @@ class PeerLost(InternalError):
 
 
 class Ranks:
-    """The processes that train together, and the rank of this one. A `with` block joins the others and leaves them.
+    """The processes that train together, and the rank of this one. A `with` block keeps them connected.
 
     An exception on one rank inside the block ends all ranks. Rank 0 raises the same error, and the others raise
     SystemExit with its exit code, so that the message is printed once.
@@ -161,7 +161,7 @@ class Ranks:
             return make_current(chosen)
         if chosen.type == "cuda":
             if ":" in name:
-                raise UserError(f"device = '{name}': each of the {self.size} ranks has its own; use --device cuda")
+                raise UserError(f"device = '{name}': each of the {self.size} ranks needs its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {have} CUDA devices; give torchrun "
@@ -303,7 +303,7 @@ class Ranks:
         raise kind(f"rank {first.rank}: {first.message}") from RuntimeError(first.trace)
 
     def _end_with(self, error: Exception) -> None:
-        """Send `error` to the other ranks, unless it came from one of them, or they are gone."""
+        """Send `error` to the other ranks, unless one of them sent it first, or they have ended."""
         if self._failure_known:
             dist.destroy_process_group()
             return
@@ -323,7 +323,7 @@ class Ranks:
 
 
 def _has_other_buffers(model: torch.nn.Module) -> bool:
-    """Return whether `model` has buffers other than BatchNorm's statistics, which a training step doesn't read."""
+    """Return whether `model` has buffers that a training step may read: any except BatchNorm's running statistics."""
     norms = {id(each) for norm in model.modules() if isinstance(norm, _BatchNorm) for each in norm.buffers()}
     return any(id(each) not in norms for each in model.buffers())
 

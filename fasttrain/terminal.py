@@ -23,7 +23,7 @@ from rich.progress import (
 class JsonConsole(Console):
     """The console of `--log-format json`. Each line is an object with `time` (UTC, ISO 8601), `event` and its values.
 
-    Printed text becomes `{"event": "message", "text": …}`. NaN and infinity, which JSON lacks, become null.
+    Other printed text becomes `{"event": "message", "text": …}`. NaN and infinity, which JSON lacks, become null.
     """
 
     def __init__(self, **options: Any) -> None:

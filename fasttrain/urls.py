@@ -45,8 +45,8 @@ def file_system(location: str) -> tuple[Any, str]:
 def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
     """Return `work(file_system, path)` for the URL `location`. Try up to three more times if it fails.
 
-    name: the file below `location` that messages name. stop: set it to cancel the work. Raises FileNotFoundError if
-    `work` does, Cancelled once `stop` is set, and UserError for any other error of a driver.
+    name: the path below `location`, for error messages. stop: an event that cancels the work when it is set. Raises
+    FileNotFoundError if `work` raises it, Cancelled once `stop` is set, and UserError if all attempts fail.
     """
     stop = stop or threading.Event()
     url = f"{location}/{name}" if name else location
@@ -76,9 +76,9 @@ def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threa
 
 
 def stamp_of(info: dict[str, Any]) -> str:
-    """Return a text that identifies the version of a file, given the `info` of its driver: it changes with the file.
+    """Return a string that changes whenever a file changes, given the `info` that its fsspec driver returns.
 
-    It is the store's checksum of the file if there is one, or else the time of its last change.
+    The string is the checksum that the store reports for the file, or else the time of the file's last change.
     """
     found = next((info[name] for name in _STAMPS if info.get(name)), "")
     return str(found.timestamp() if isinstance(found, datetime) else found)  # drivers give a datetime or a number

@@ -28,8 +28,8 @@ def color_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     The blends are those of torchvision's `adjust_brightness`, `adjust_contrast` and `adjust_saturation`. Without
     intermediate rounding and clamping they commute. So all three are one affine map of a pixel and its grey value,
     rounded once, and their order, which torchvision draws at random, does not matter. A single factor gives
-    torchvision's result to two grey levels (torchvision rounds down, twice). With several factors pixels also differ
-    where torchvision clamps in between.
+    torchvision's result within two grey levels (torchvision rounds down, twice). With several factors pixels also
+    differ where torchvision clamps in between.
     """
     import torch
 

@@ -19,8 +19,9 @@ def draw_boxes(numbers: NDArray[np.float32], probability: float, height: int, wi
     """Return boxes to erase, int64 [n, 4], (top, left, bottom, right) in pixels; empty for samples that are not
     erased.
 
-    `numbers` is float32 [n, 5] in [0, 1). The area is uniform in 2 % to 33 %, and so is the logarithm of the ratio in
-    0.3 to 3.3, as in timm's `RandomErasing`. If a side is too long (0.4 %), timm draws again; here it is shortened.
+    `numbers` is float32 [n, 5] in [0, 1). As in timm's `RandomErasing`, a box covers 2 % to 33 % of the image
+    (uniform), and its aspect ratio is 0.3 to 3.3 (log-uniform). If a side is too long (0.4 %), timm draws again; here
+    it is shortened.
     """
     apply, area, ratio, top, left = numbers.astype(np.float64).T
     root_area = np.sqrt((SCALE[0] + area * (SCALE[1] - SCALE[0])) * height * width)

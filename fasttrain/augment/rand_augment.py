@@ -32,7 +32,7 @@ _GROUPS = (
 
 @cache
 def parameters(magnitude: int, height: int, width: int) -> NDArray[np.float32]:
-    """Return the parameters of each operation at `magnitude`, 0..10, float32 [14, 2, 6], as `parameter_table` does.
+    """Return the parameters of each operation at `magnitude`, 0..10, float32 [14, 2, 6], see `parameter_table`.
 
     The ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ±
     0.9, posterize to 4 bits, solarize from 0.

@@ -19,7 +19,7 @@ _TRANSLATION = 32  # px, regardless of the image's size
 
 @cache
 def wide_parameters(height: int, width: int) -> NDArray[np.float32]:
-    """Return the table of each magnitude, float32 [31, 14, 2, 6], as `rand_augment.parameter_table` does.
+    """Return a `rand_augment.parameter_table` for each of the 31 magnitudes, float32 [31, 14, 2, 6].
 
     The ranges are those of torchvision's `TrivialAugmentWide`: shear 0.99, 32 px, 135 degrees, factors 1 ± 0.99,
     posterize to 2 bits, solarize from 0.

@@ -66,8 +66,7 @@ def newest_checkpoint(run: Path) -> Found:
 
 
 def find_checkpoint(resume: str, out: Path) -> Found | None:
-    """Return the checkpoint for the setting `resume`: a file, a run folder, or "auto" for the newest unfinished run in
-    `out`.
+    """Return the checkpoint for the setting `resume`: a file, a run folder, or "auto" (newest unfinished run in `out`).
 
     Returns None if "auto" finds nothing to resume. Raises UserError if there is no intact checkpoint.
     """

@@ -29,7 +29,7 @@ def snapshot(value: Any) -> Any:
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON with their places.
+    """Return the tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON for everything else.
 
     Accepts dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too), str and
     torch.dtype. Raises InternalError for anything else.

@@ -20,7 +20,8 @@ SCHEMA = 2
 def load_pickled(path: Path) -> dict[str, Any]:
     """Return the state in `path` in the form of the newest schema, read with `weights_only=True`.
 
-    Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a newer schema; and OSError.
+    Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a newer schema. Raises OSError if
+    the file can't be read.
     """
     state = load_tensors_only(path, "fasttrain checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
@@ -35,7 +36,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
 def load_tensors_only(path: Path, what: str) -> Any:
     """Return the tensors and plain data in a file of `torch.save`. None of its code is run.
 
-    Raises UserError for a file that holds code, or is not an intact `what`; and OSError.
+    Raises UserError for a file that holds code, or is not an intact `what`. Raises OSError if the file can't be read.
     """
     require_honest_sizes(path)
     try:

@@ -32,7 +32,7 @@ def weights_file(path: Path) -> Path:
 
 
 def data_of_run(weights: Path) -> str | None:
-    """Return the data set on which the run that made this file of weights, or checkpoint, trained; None if unknown."""
+    """Return the training data of the run that wrote `weights`, a model file or checkpoint; None if unknown."""
     for folder in weights.absolute().parents[:2]:
         if (folder / _CONFIG).is_file():
             return read_toml(folder / _CONFIG).get("data")

@@ -114,7 +114,7 @@ def main() -> None:
     """Run the command line and exit.
 
     The exit code is 0 for success, 1 for an internal error, 2 for an error that the user can fix, 75 if SIGTERM has
-    stopped a run that can be resumed, 130 for Ctrl-C, and 141 if the reader of the output is gone.
+    stopped a run that can be resumed, 130 for Ctrl-C, and 141 if the program that reads the output has ended.
     """
     # Accept `--debug` anywhere on the line, as people append it to the command that has just failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

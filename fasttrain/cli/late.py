@@ -1,4 +1,4 @@
-"""Commands with `train`'s options. These are made when they are first needed, because pydantic takes long to import."""
+"""Commands with the options of `train`, which are created when a command runs, because importing pydantic is slow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SettingsCommand:
 
     @functools.cached_property
     def with_options(self) -> Callable[..., None]:
-        """The function with an argument for each option, as typer takes it."""
+        """Return the command's function, with an argument for each option in its signature, which typer reads."""
         from fasttrain.cli.settings_options import with_settings
 
         return with_settings(self.function, self.names())
@@ -51,7 +51,7 @@ class SettingsCommand:
 
             @params.setter
             def params(self, _: Any) -> None:
-                """Ignore the parameters of `_nothing`."""
+                """Ignore the value: click assigns the parameters of `_nothing`, not of the command."""
 
         app.command(name=name, cls=Late, help=inspect.getdoc(self.function))(_nothing)
 

@@ -14,7 +14,8 @@ from fasttrain.config.model_name import import_path
 def find_own_model(name: str | None) -> str | None:
     """Add the working folder to Python's path if `name` is "package.module:function". Return `name`.
 
-    Only names from the command line are searched there. Those in a run's files may come from somebody else.
+    Call this only for names from the command line: a name in a run's files may come from somebody else, and importing
+    it runs code.
     """
     if name is not None and import_path(name):
         sys.path.insert(0, str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""Expand `~` in paths on the command line. A shell does it only at the start of a word, so not in `--out=~/runs`."""
+"""Expand `~` in paths on the command line. A shell does so only at the start of a word, so not in `--out=~/runs`."""
 
 from __future__ import annotations
 

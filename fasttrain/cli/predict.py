@@ -142,7 +142,7 @@ def _keep_embeddings(
 
 
 def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """Yield `predictions` unchanged. If they don't go to the terminal, show their count there meanwhile."""
+    """Yield `predictions` unchanged. If standard output isn't the terminal, show there how many have been made."""
     import sys
 
     if sys.stdout.isatty() or not sys.stderr.isatty():

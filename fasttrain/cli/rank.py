@@ -22,7 +22,7 @@ _TIME_TO_STOP_S = 600.0  # for the last step and its checkpoint
 
 
 class _Starter:
-    """The connection to the process that started this one. If that ends first, this rank stops as by SIGTERM."""
+    """The connection to the process that started this rank. If it is lost, this rank stops as after SIGTERM."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)

@@ -75,7 +75,7 @@ class OptionalOutput:
                 raise
             discard_stdout()
             with contextlib.suppress(OSError):
-                print(f"{of_os(error, STDOUT)}: the run continues without it", file=sys.stderr)
+                print(f"{of_os(error, STDOUT)}: the run continues without printing", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

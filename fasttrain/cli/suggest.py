@@ -1,4 +1,4 @@
-"""Suggest the option that was meant by a mistyped or foreign one."""
+"""Suggest the right option for one that is mistyped or that another program uses."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def train_command() -> SettingsCommand:
 
 
 def with_current_track_option(arguments: list[str]) -> list[str]:
-    """Return `arguments` with `--track` in its present form, for the two forms of older versions.
+    """Return `arguments` with the two forms that `--track` had in older versions replaced by the current one.
 
     `--no-track` becomes `--track none`, and `--track` without a value becomes `--track mlflow`.
     """

@@ -23,11 +23,11 @@ Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
-    """Average the weights of the best epochs, and write them to `folder` if they are better than the best epoch alone.
+    """Average the weights of the best epochs. Write the average to `folder` if it is better than the best epoch alone.
 
     `validate` evaluates a model on the validation split. Return which epochs were averaged, or None if the best epoch
-    alone is better. The state of the run doesn't change, so a run that is stopped here, or resumed with more epochs,
-    continues from its last epoch.
+    alone is better. The run's training state stays that of its last epoch, from which it can still be resumed with more
+    epochs.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     candidates = state.candidates.best_first
@@ -50,7 +50,7 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
 
     chosen, value = greedy_soup(candidates, config.monitor, evaluate)
     if len(chosen) < 2:
-        say("weights: of the best epoch, as no average is better on validation")
+        say("weights: those of the best epoch, because no average is better on validation")
         return None
     load(averaged([candidates[each].weights for each in chosen]))  # the weights tried last may be different ones
     if ranks.main:

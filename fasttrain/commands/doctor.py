@@ -44,8 +44,8 @@ class Finding:
 def examine(thorough: bool = False) -> list[Finding]:
     """Return the findings about Python, the cores, the CPU's abilities, torch, CUDA and each optional package.
 
-    Packages are only looked up, which takes no time. `thorough` also imports each of them, as one may be installed but
-    broken. Without it, torch is imported only if nothing else can tell what the machine has (`_without_torch`).
+    By default packages are searched for but not imported, except torch if only torch can tell what the machine has
+    (`_without_torch`). `thorough` imports each package, because one may be installed but broken.
     """
     set_environment()
     found_torch = _torch(thorough or not _without_torch())
@@ -86,8 +86,8 @@ def examine(thorough: bool = False) -> list[Finding]:
 def _without_torch() -> bool:
     """Return whether this machine can be described without torch, which takes seconds to import.
 
-    On Linux, torch finds an NVIDIA GPU through the driver's library, so there is none without it. Other systems and
-    builds have other devices, and other CPUs other conditions for fast bf16.
+    That is so on Linux if the library of NVIDIA's driver, through which torch finds a GPU, is missing. Other systems,
+    builds of torch and kinds of CPU need torch to tell.
     """
     version = _torch_version()
     if "torch" in sys.modules or version is None or version.hip or getattr(version, "xpu", None):
@@ -104,7 +104,7 @@ def _has_nvidia_driver() -> bool:
 
 
 def _torch(wanted: bool) -> Finding:
-    """Find torch, and import it if that is `wanted`."""
+    """Return what was found about torch. `wanted`: import torch to find out."""
     found = _package("torch", "torch", "pip install torch", thorough=wanted)
     if not found.present:
         return found
@@ -143,7 +143,7 @@ def _cpu_abilities() -> Finding:
 
 
 def _cpu_flags() -> set[str]:
-    """Return what Linux says that the CPU can do; nothing on other systems."""
+    """Return the CPU's features as Linux lists them, such as "avx512f"; an empty set on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -191,7 +191,7 @@ def _dali(thorough: bool = False) -> Finding:
 
 
 def dali_mismatch(major: int, cuda: str | None) -> str:
-    """Return how to install the DALI for a torch built with CUDA `cuda`, or "" if one for CUDA `major` matches it."""
+    """Return how to install the right DALI if one for CUDA `major` doesn't match torch's CUDA `cuda`, else ""."""
     if cuda is None or int(cuda.split(".")[0]) == major:
         return ""
     wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"
@@ -199,7 +199,7 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
 
 
 def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> Finding:
-    """Look for `module` and its version, and for the `others` that the part needs, too. `fix` installs them."""
+    """Look for `module`, its version, and the `others` that `part` also needs. The command `fix` installs all."""
     for name in (module, *others):
         try:
             if not _is_installed(name):

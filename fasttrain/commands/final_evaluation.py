@@ -29,8 +29,8 @@ def evaluate_weights(
     """Evaluate the run's final `model` on `split`, whose photographs `loader` loads.
 
     First fit the temperature (single-label) or the thresholds (multi-label) on the validation split, and store them in
-    `parts.spec`. `evaluate` evaluates a model on a loader. Return the evaluation, and the predictions by split: those
-    of `split`, and those of "val" if the temperature was fitted on it.
+    `parts.spec`. `evaluate` evaluates a model on a loader. Return the evaluation and a dict of predictions: for
+    `split`, and also for "val" if the temperature was fitted there.
     """
     if parts.spec.multi_label:
         evaluation, predictions = _evaluate_sets(parts, model, loader, evaluate)

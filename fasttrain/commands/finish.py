@@ -45,7 +45,7 @@ def write_result(
 ) -> None:
     """Write the `result` of a run, whose evaluation is of `split`, to the run's folder and to the tracker.
 
-    `predictions` by split: those of `split`, and those of the validation split unless the model was trained on it.
+    `predictions` maps a split to its predictions: `split`, and also "val" unless the model was trained on it.
     """
     folder.write_model_spec(parts.spec)
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]

@@ -81,8 +81,8 @@ def train_folds(
 ) -> FoldsResult:
     """Cross-validate: divide the train and val splits into `folds` parts, and train one model for each part.
 
-    Each model is trained on the other parts and validated on its own. `config` and `settings` are those of `train`. The
-    runs are written to `out`/TIME-MODEL-folds as fold-1, fold-2, …, and the predictions for all photographs to
+    Each model is validated on its part and trained on all other parts. `config` and `settings` are those of `train`.
+    The runs are written to `out`/TIME-MODEL-folds as fold-1, fold-2, …, and the predictions for all photographs to
     `out_of_fold.npz` there. `resume` takes that folder, or "auto" for the newest unfinished one. `console`: prints the
     progress. Raises UserError, and Stopped or KeyboardInterrupt as `train` does.
     """
@@ -125,7 +125,7 @@ def is_folds_folder(path: str | Path | None) -> bool:
 
 
 def _explicit(config: TrainConfig) -> dict[str, Any]:
-    """Return only the settings that were given. The run of each fold chooses the others, such as a model's size."""
+    """Return only the settings that the user gave. Each fold's run chooses the others, such as the image size."""
     return lasting({name: each for name, each in config.plain().items() if name in config.model_fields_set})
 
 
@@ -256,7 +256,7 @@ def _is_right(predictions: StoredPredictions) -> Any:
 def _find_started(asked: TrainConfig) -> tuple[Path | None, int, dict[str, Any]]:
     """Return the folder of the folds to resume, the number of folds, and their settings.
 
-    The folder is None for new folds.
+    The folder is None if the folds are new.
     """
     if asked.resume is None or asked.resume == "auto":
         found = _newest_unfinished(asked.out) if asked.resume else None

@@ -44,8 +44,8 @@ _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
 class Provenance:
     """Collects the origin of a run: the command, the versions and the commit.
 
-    A thread calls git while the run's model and loaders are created. If git is missing, slow or fails, the run doesn't
-    fail, and waits for at most one second.
+    A thread calls git while the run's model and loaders are created. The run waits at most one second for git, and
+    continues without the commit if git is missing, slow or fails.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -102,7 +102,7 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of fasttrain and of the installed packages in `PACKAGES`."""
+    """Return the version of fasttrain, and of each package in `PACKAGES` that is installed."""
     found = {"fasttrain": __version__}
     for name in PACKAGES:
         try:

@@ -16,7 +16,7 @@ from fasttrain.files import make_folder
 
 @dataclass(frozen=True)
 class PushResult:
-    """The names of the repository's files, with the `folder` they were written to or the `url` of the upload."""
+    """The result of `push`: the names of the files, and the local `folder` or the `url` that they were written to."""
 
     files: tuple[str, ...]
     folder: Path | None = None

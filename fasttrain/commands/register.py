@@ -77,7 +77,7 @@ def register(run: str | Path, name: str) -> Registered:
 
 
 def _where(folder: Path) -> tuple[str, str]:
-    """Return the URI of the run's MLflow store, with its password, and the run's id in it. Raises UserError."""
+    """Return the URI of the run's MLflow store, with its password, and the run's id. Raises UserError if untracked."""
     try:
         record = Record.load(folder / RECORD)
     except (OSError, ValueError) as error:

@@ -160,7 +160,7 @@ class Run:
             self.parts.enter_features(self._stoppable, self._say)
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
-        """Load the checkpoint, and make the folder match it: its files may be of a later step or of a finished run."""
+        """Load the checkpoint, and make the run's files match it: they may be of a later step, or of a finished run."""
         state, start = self.state, self.start
         state.load_state_dict(checkpoint, self.ranks)
         more_epochs = start.before is not None and self.config.epochs > start.before.epochs
@@ -236,7 +236,7 @@ class Run:
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """Yield the step for the remaining `images` of an epoch. With --profile, trace the first epoch."""
+        """Yield the training step for an epoch with `images` photographs left. --profile traces the first epoch."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.parts.step
             return

@@ -20,10 +20,10 @@ from fasttrain.training.state import TrainingState
 
 
 def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
-    """Restore the weights of the best epoch into `state`. Return False if they are lost.
+    """Restore the best epoch's weights into `state`. Return False if neither the checkpoint nor the folder has them.
 
     A checkpoint contains them, unless an older version of fasttrain has written it. Then they are read from the folder,
-    unless `went_back`: the run was resumed from an earlier step than the folder's files are of.
+    unless `went_back`: the run resumes from an earlier step than that of the folder's files.
     """
     if state.best is None and state.early_stopping.best_epoch >= 0:
         if state.at_end_of_epoch and state.early_stopping.best_epoch == state.epoch - 1:
@@ -34,7 +34,7 @@ def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bo
 
 
 def reset_best(state: TrainingState, main: bool) -> None:
-    """Forget the best epoch. If `state` is at the end of an epoch, that one becomes the best so far.
+    """Forget the best epoch. If `state` is at the end of an epoch, that epoch becomes the best so far.
 
     `main`: this is rank 0, which keeps the weights.
     """

@@ -9,8 +9,8 @@ from fasttrain.training.state import HEAD
 class Timed:
     """Measures the speed of a run under `--minutes`, and decides when the run has to end.
 
-    Without `--minutes` it does nothing. Epochs that solve for the classifier have no planned speed. They end early if
-    the time is over.
+    Without `--minutes` it does nothing. Epochs that only fit the classifier to cached features have no planned speed:
+    they just end when time is up.
     """
 
     def __init__(self, parts: RunParts) -> None:

@@ -55,16 +55,16 @@ def train(
     """Train a model, evaluate it and track the run, as `fasttrain train` does.
 
     config: a `TrainConfig` or the path of a TOML file. settings: fields of `TrainConfig`, which take precedence over
-    `config`. model: a name, your own nn.Module, or a function `(num_classes) -> nn.Module`. A module has the weights of
-    the best epoch at the end. callbacks: called in the given order. after_epoch: called on rank 0 with the record of
-    each epoch; True ends the run. tags: tags for MLflow's run. console: prints the run's output.
+    `config`. model: a name, your own nn.Module, or a function `(num_classes) -> nn.Module`. A module that you pass
+    holds the best epoch's weights at the end. callbacks: called in the given order. after_epoch: called on rank 0 with
+    the record of each epoch; True ends the run. tags: tags for MLflow's run. console: prints the run's output.
 
-    The setting `gpus` starts that many processes. They get copies of `model` and `callbacks`; `after_epoch` is called
-    in this process.
+    The setting `gpus` starts that many processes. These processes work on copies of `model` and `callbacks`;
+    `after_epoch` is called in the process that called `train`.
 
     Raises UserError for errors that you can fix, Stopped after SIGTERM (resume with `resume="auto"`), and
-    KeyboardInterrupt after Ctrl-C. A checkpoint is saved before; a second Ctrl-C skips that. Under torchrun, ranks
-    above 0 raise SystemExit instead of UserError and Stopped.
+    KeyboardInterrupt after Ctrl-C. A checkpoint is saved before either, unless Ctrl-C is pressed twice. Under torchrun,
+    ranks above 0 raise SystemExit instead of UserError and Stopped.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
@@ -76,7 +76,7 @@ def train(
 
 
 def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
-    """Train as this process's rank. `started`: `train_here` has started this process, and prints the Ctrl-C message."""
+    """Train as this process's rank. `started`: `train_here` started this process, and prints the message at Ctrl-C."""
     ranks = Ranks.of_environment()
     with ranks, StopRequest("" if started else STOPPING) as stop:
         return train_here(ranks, stop, file, settings, **options)
@@ -155,13 +155,15 @@ def _update_objects(
     for callback, attributes in zip(callbacks, states, strict=True):
         if attributes is None:
             name = type(callback).__name__
-            console.print(f"{name}: its state on rank 0 can't be pickled, so this object is unchanged", style="yellow")
+            console.print(
+                f"{name}: its state on rank 0 can't be pickled, so your object is not updated", style="yellow"
+            )
         else:
             vars(callback).update(pickle.loads(attributes))
 
 
 def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
-    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with a fitting setting.
+    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with the final number.
 
     torchrun's ranks take precedence over the `gpus` of a resumed run. Raises UserError if this machine has too few
     GPUs, or if a given number differs from that of torchrun's ranks.

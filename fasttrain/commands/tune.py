@@ -56,8 +56,8 @@ def tune(
 ) -> TuneResult:
     """Search with Optuna (TPE) for the learning rate, weight decay and batch size with the highest `val/top1`.
 
-    `val/top1` is that of a run's best epoch by `monitor`, whose weights the run keeps. `config` and `settings` are
-    those of `train`.
+    The value of a run is the `val/top1` of the epoch whose weights it keeps: the best by `monitor`. `config` and
+    `settings` are those of `train`.
 
     trials: the total number of trials. The study is stored in `out`/study.db, and the same call continues it until it
     has that many; a trial that was killed is resumed from its checkpoint. timeout: start no trial after this many
@@ -81,7 +81,7 @@ def tune(
     asked = resolve(given, origin=str(config or "settings"))
     require_trackers(asked.track)
     if asked.refit:
-        raise UserError("refit would train each trial again after its validation, for no use; leave it out")
+        raise UserError("refit trains a run again after the validation by which tune compares trials; leave refit out")
     if asked.linear_probe:
         raise UserError("linear_probe uses none of the settings that tune searches; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
@@ -264,8 +264,7 @@ class _Search:
 def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
     """Return the number of a trial for the user.
 
-    Optuna can't resume a trial that was killed, so the resumed one has another number there. It keeps its first number
-    here.
+    Optuna can't resume a killed trial, so it gives the resumed trial a new number. The user sees the first number.
     """
     number: int = trial.user_attrs.get(_BEGUN_AS, trial.number)
     return number

@@ -121,7 +121,7 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """Return the geometry of evaluation. An `interpolation` of "auto" must have been resolved before."""
+        """Return the geometry of evaluation. Call this after interpolation = "auto" was replaced by a filter."""
         assert self.interpolation != "auto"
         return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
@@ -389,7 +389,7 @@ class RunSettings(Settings):
 
     @property
     def given_experiment(self) -> str | None:
-        """Return the experiment if it was given, or None: MLflow's environment variables then choose it."""
+        """Return the MLflow experiment that the user gave. None leaves the choice to MLflow's environment variables."""
         return self.experiment if "experiment" in self.model_fields_set else None
 
     @field_validator("out", "resume", mode="after")

@@ -40,7 +40,8 @@ def load_config(config: TrainConfig | str | Path | None, settings: Mapping[str, 
 def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
     """Merge the layers and validate the result. Later layers take precedence, and a value of None means "not given".
 
-    Raises UserError, one line, with `origin`, the setting, its value and the nearest valid one.
+    Raises UserError if a setting is unknown or invalid. The message names `origin`, the setting, its value and the
+    nearest valid one.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

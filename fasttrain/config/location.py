@@ -21,7 +21,8 @@ class NoSuchHome(UserError, ValueError):
 def user_path(path: str | Path) -> Path:
     """Return a user's path as a Path, in which `~` or `~name` at the start is replaced by that home folder.
 
-    An existing file whose name begins with `~`, such as `~$menu.jpg`, is kept. Raises NoSuchHome.
+    An existing file whose name begins with `~`, such as `~$menu.jpg`, is returned unchanged. Raises NoSuchHome if that
+    home folder doesn't exist.
     """
     path = Path(path)
     first = path.parts[0] if path.parts else ""
@@ -76,5 +77,5 @@ def parse_location(location: str | Path) -> str | Path:
 
 
 def shown_size(size: int) -> str:
-    """Return a size as "1.4 GB", or "3.0 MB" if it is less than one."""
+    """Return a size, given in bytes, as text such as "1.4 GB", or "3.0 MB" if it is below 1 GB."""
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

@@ -44,9 +44,9 @@ RECIPES = tuple(_RECIPES)
 
 
 def recipe_of(given: Mapping[str, Any]) -> str | None:
-    """Return the name of the recipe for the settings in `given`: theirs, or "fast" with `minutes`, or None.
+    """Return the recipe that `given` names, or "fast" if no recipe but `minutes` is given. Otherwise return None.
 
-    None, too, for an unknown recipe, which validation refuses.
+    Return None also for an unknown recipe: the validation of the settings reports it.
     """
     name = given.get("recipe") or (_TIMED if given.get("minutes") is not None else None)
     return name if name in RECIPES else None

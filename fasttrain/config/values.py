@@ -1,4 +1,4 @@
-"""Settings that users write as short texts, which are parsed into objects: `n2-m9`, `128:224`, `10min`, `50GB`."""
+"""Settings that users write as short strings, which are parsed into objects: `n2-m9`, `128:224`, `10min`, `50GB`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _LARGEST_SIDE = 2048  # px
 
 
 class InvalidValue(UserError, ValueError):
-    """Raised for a setting whose text can't be parsed or is out of range. Also a ValueError, as pydantic requires."""
+    """Raised for a setting that can't be parsed or is out of range. It is also a ValueError, as pydantic requires."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedValue(ABC):
-    """Base class of settings that are parsed from a text.
+    """Base class of settings that are parsed from a string.
 
-    `text` is what the user wrote. It is shown and saved, but `==` ignores it. A pydantic field of such a type accepts
-    the text or the object, and is dumped as `plain()`.
+    `text` is what the user wrote. It is shown and saved, but `==` ignores it. A pydantic field of such a type accepts a
+    string or an instance, and is dumped as `plain()`.
     """
 
     text: str = field(default="", compare=False, repr=False)
@@ -42,11 +42,11 @@ class ParsedValue(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: Any) -> Self:
-        """Parse `text`, which has one of the types `written_as`. Raises InvalidValue, one line."""
+        """Return the value written as `text`, of a type in `written_as`. Raises InvalidValue if it can't be parsed."""
 
     @abstractmethod
     def canonical(self) -> str:
-        """Return the text that describes this value, used if it was not parsed from a text."""
+        """Return the string that describes this value. It is used for a value that was not parsed from a string."""
 
     def __str__(self) -> str:
         return self.text or self.canonical()

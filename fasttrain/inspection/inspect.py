@@ -52,8 +52,7 @@ def inspect(
     16). Without `duplicates` and `verify` only headers are read. `workers`: number of threads, by default one per core.
     `cache_size`: most disk space for shards downloaded from a URL, such as "50GB". `progress`: show progress bars.
 
-    Raises UserError, one line, if there are no shards. Without `verify` it is also raised for a missing or truncated
-    shard.
+    Raises UserError if there are no shards, and without `verify` also if a shard is missing or truncated.
     """
     if not 0 <= distance <= 16:
         raise UserError(f"distance = {distance} is out of range: give 0 to 16 of the hash's 64 bits, usually 4")

@@ -46,7 +46,8 @@ class LabelIssue:
 class LabelIssues:
     """The doubtful labels, the surest first.
 
-    `location`: that of the shards. `photographs`: how many have a prediction. `stored`: how many are in the shards.
+    `location`: the folder or URL of the shards. `photographs`: how many have a prediction. `stored`: how many are in
+    the shards.
     """
 
     location: str
@@ -63,7 +64,7 @@ def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelI
     """Find photographs whose labels contradict the predictions in `run`, a folder of `train --folds` or of a run.
 
     `data`: the shards or photographs, by default the data of the run. Raises UserError if `run` has no predictions, or
-    if `data` lacks one of its photographs.
+    if `data` lacks a photograph that was predicted.
     """
     folder = user_path(run)
     of_folds = (folder / OUT_OF_FOLD).is_file()

@@ -51,9 +51,9 @@ class Difference:
 class Preview:
     """The result of `preview`: the contact sheet and its contents.
 
-    `pictures`: each loader's images, uint8 [n, H, W, 3]. `captions`: n texts. If loaders were compared, `differences`
-    has each loader's difference from torchvision, and `unavailable` the reasons why others can't run here. Otherwise
-    `why` is the reason for the choice of the loader.
+    `pictures`: each loader's images, uint8 [n, H, W, 3]. `captions`: n strings, one per photograph. If loaders were
+    compared, `differences` has each loader's difference from torchvision, and `unavailable` the reasons why others
+    can't run here. Otherwise `why` is the reason for the choice of the loader.
     """
 
     sheet: Image

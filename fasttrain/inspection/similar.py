@@ -70,7 +70,7 @@ def similar(
     workers: int | None = None,
     cache_size: str | CacheSize | None = None,
 ) -> list[Similar]:
-    """Find, for each of `images`, the `count` photographs of `data` whose embeddings have the greatest cosine with its.
+    """Find the `count` photographs of `data` that are most similar to each of `images`: by the cosine of embeddings.
 
     checkpoint: a run folder or a checkpoint, whose model computes the embeddings. data: shards, or a folder of
     photographs, which is converted once. split: "train", "val", "test" or "all". The data is read once for all

@@ -28,7 +28,8 @@ def init(source: str, out: str | Path | None = None, *, overwrite: bool = False)
 
     `source`: shards, or photographs in any form that `convert` accepts. A folder is converted into the cache, where
     `train` finds it, and anything else into shards/NAME. `out`: the file to write, by default NAME.toml in the working
-    directory. `overwrite`: replace an existing file. Raises UserError.
+    directory. `overwrite`: replace an existing file. Raises UserError if `out` exists without it, or if `source` can't
+    be read.
     """
     path = user_path(out if out is not None else f"{source_name(source)}.toml")
     if path.exists() and not overwrite:

@@ -47,8 +47,8 @@ def require_model(name: str) -> None:
 def pretrained_config(name: str) -> Any:
     """Return timm's PretrainedCfg of the model `name`, which may be a name that timm has deprecated.
 
-    The user's own models have timm's defaults: ImageNet's mean and standard deviation, and 224 px. Raises UserError as
-    `require_model` does.
+    The user's own models have timm's defaults: ImageNet's mean and standard deviation, and 224 px. Raises UserError if
+    the name is not a model.
     """
     require_model(name)
     if is_own(name):

@@ -30,7 +30,8 @@ def create_own(
     """Return `model` itself if it is a module, otherwise the module that it makes for `num_classes`.
 
     A function or class also receives `pretrained`, `drop_rate` and `drop_path` if it has parameters of these names.
-    Raises UserError if it can't be imported, fails or returns anything else, or if a rate above 0 has no parameter.
+    Raises UserError if it can't be imported, fails or doesn't return a module, or if a rate is above 0 and it has no
+    parameter of that name.
     """
     name = model_name(model)
     maker = find_maker(model) if isinstance(model, str) else model
@@ -71,13 +72,15 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
         maker = attribute(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise UserError(f"model = {path}: {module} needs {error.name}, which is not installed") from error
+            raise UserError(
+                f"model = {path}: {module} needs {error.name}, which is not installed; install it"
+            ) from error
         raise UserError(
             f"model = {path}: there is no module {error.name} on Python's path; give --model {path} in its folder, or "
             "set PYTHONPATH"
         ) from None
     except Exception as error:
-        raise UserError(f"model = {path}: importing {module} failed ({_one_line(error)})") from error
+        raise UserError(f"model = {path}: importing {module} failed ({_one_line(error)}); fix it") from error
     if isinstance(maker, types.FunctionType) or (isinstance(maker, type) and issubclass(maker, torch.nn.Module)):
         return maker
     what = "not defined" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"

@@ -15,8 +15,8 @@ class ModelSpec:
     resized and cropped. `mean`, `std`: of RGB in [0, 1]. `img_size`: timm's argument of that name, or None if the model
     was created without it. `temperature`: divides the logits before the softmax.
 
-    `multi_label`: each class is a separate yes-or-no decision, and the temperature is 1. `thresholds`: then the
-    probability of each class from which it counts as present. None stands for 0.5.
+    `multi_label`: each class is a separate yes-or-no decision, and the temperature is 1. `thresholds`: the probability
+    from which each class counts as present in such a model. None stands for 0.5.
 
     `reject_threshold`: the probability below which the answer is "unknown". None if none was chosen.
     """

@@ -20,4 +20,6 @@ def require_honest_sizes(path: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError):  # torch reports the error when it reads the file
         return
     if declared > path.stat().st_size:
-        raise UserError(f"{path}: refused, because it would unpack to {declared:,} bytes, more than the file has")
+        raise UserError(
+            f"{path}: refused, because it would unpack to {declared:,} bytes, more than the file has; get it again"
+        )

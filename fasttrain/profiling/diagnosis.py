@@ -107,8 +107,8 @@ def _found(bottleneck: str, measured: Measured, config: TrainConfig, conditions:
         return f"{waits} img/s alone and the step could use {alone:,.0f}, but they do not run in parallel"
     if bottleneck == COPY:
         return (
-            f"copies to the device slow the step down: {measured.copy_rate or 0:,.0f} img/s arrive, but it could use "
-            f"{alone:,.0f}"
+            f"copies to the device slow the step down: {measured.copy_rate or 0:,.0f} img/s arrive, but the step "
+            f"could use {alone:,.0f}"
         )
     if bottleneck == AUGMENT:
         return f"augmenting and normalizing take {takes(AUGMENT)}"
@@ -229,9 +229,9 @@ _PROPOSALS = {
     "model": _for_the_model,
 }
 _LEFT = {
-    DATA: "it needs more cores",
-    COPY: "it needs a faster bus",
-    AUGMENT: "it needs a faster device",
-    "cores": "it needs more cores",
-    "model": "it needs a faster device or a smaller --model",
+    DATA: "loading needs more cores",
+    COPY: "copying needs a faster bus",
+    AUGMENT: "augmenting needs a faster device",
+    "cores": "loader and step need more cores",
+    "model": "the step needs a faster device or a smaller --model",
 }

@@ -38,8 +38,8 @@ def make_database(uri: str) -> None:
     """Create the file of a `sqlite:///` URI with MLflow's tables, if it does not exist. Do nothing for other URIs.
 
     The file is created completely or not at all. MLflow itself creates one table after the other. If a kill or a full
-    disk interrupts it, it refuses the file from then on ("table … already exists"). Raises the database's errors and
-    OSError.
+    disk interrupts it, it refuses the file from then on ("table … already exists"). Raises OSError, or an error of
+    SQLAlchemy or MLflow, if the file can't be created.
     """
     path = database_file(uri)
     if path is None or "?" in uri or path.exists():

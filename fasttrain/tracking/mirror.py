@@ -21,7 +21,7 @@ _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, dou
 
 
 class Mirror(ABC):
-    """Delivers one run to a tracker. Training never waits for it, and goes on if it fails.
+    """Delivers one run to a tracker. Training never waits for the delivery, and continues if the delivery fails.
 
     Each process delivers the run from the beginning, because `history.json` has all epochs of a resumed run. So a
     tracker must accept epochs that it already has, and keep each once.
@@ -95,7 +95,7 @@ class Mirror(ABC):
             self._changed.notify()
         if self._thread.is_alive() or self._failures:
             self.report(
-                f"{self.title} lacks the end of the run, which {self.record.folder} keeps; resume the run to deliver it"
+                f"{self.title} lacks the end of the run, kept in {self.record.folder}; resume the run to deliver it"
             )
 
     def _work(self) -> None:
@@ -129,7 +129,7 @@ class Mirror(ABC):
         self._open_attempted.set()
         if not self._failure_reported:
             self._failure_reported = True
-            self.report(f"{self.title} fails ({reason(error)}); the run continues, and its folder keeps everything")
+            self.report(f"{self.title} fails ({reason(error)}); the run continues, and its folder keeps all data")
         pause = min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 30), _RETRY_S)
         with self._changed:
             self._changed.wait_for(lambda: self._abandoned or self._status != status, pause)

@@ -136,7 +136,7 @@ class Record:
                 self.save()
 
     def entries(self) -> list[Entry]:
-        """Return everything that the run holds now, in the order of delivery. Raises OSError and ValueError."""
+        """Return all that the run holds now, in the order of delivery. Raises OSError or ValueError for a bad file."""
         with self.lock:
             metrics = list(self.metrics)
             if self.path.name == RECORD and self.ready:
@@ -152,7 +152,7 @@ class Record:
             ]
 
     def missing(self) -> list[Entry]:
-        """Return the entries that the store lacks. A run without MLflow has none. Raises OSError and ValueError."""
+        """Return the entries that the store lacks: none without MLflow. Raises OSError or ValueError for a bad file."""
         if not self.mlflow:
             return []
         has = set(self.delivered)
@@ -161,7 +161,8 @@ class Record:
     def update_times(self) -> None:
         """Add the end of each new epoch in `history.json` to `times`, and drop the epochs that it no longer has.
 
-        Ends are computed backwards from when the file was written. Raises OSError and ValueError.
+        The ends are computed backwards from the time when the file was written. Raises OSError or ValueError if the
+        file can't be read.
         """
         history, times = self._history(), {}
         end = (self.folder / "history.json").stat().st_mtime * 1000 if history else 0.0
@@ -290,8 +291,8 @@ def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
     """Move the record of the run in `folder` to `tracking-N.json`, so that a new MLflow run can begin there.
 
     The old run gets `tags`, keeps its metrics and ends. It will still be delivered, but without artifacts, because the
-    folder's files will be those of the new run. Return its experiment, or None if that is unknown. Raises OSError if
-    the folder can't be written.
+    folder's files will be those of the new run. Return the old run's experiment, or None if that is unknown. Raises
+    OSError if the folder can't be written.
     """
     number = 1
     while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
@@ -313,7 +314,9 @@ def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
-    """Return the JSON value in the file `path`, or `otherwise` if there is no file. Raises OSError and ValueError."""
+    """Return the JSON value in the file `path`, or `otherwise` if it is missing. Raises OSError or ValueError if it is
+    bad.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -140,7 +140,7 @@ class SqliteClient:
 def sqlite_client(uri: str) -> SqliteClient | None:
     """Return a client for the SQLite file at `uri`, or None if the store can't be read this way.
 
-    Use MLflow's client then, which reads all stores and reports errors.
+    If the result is None, use MLflow's own client, which reads all stores and reports errors.
     """
     try:
         return SqliteClient(uri)

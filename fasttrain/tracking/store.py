@@ -196,7 +196,8 @@ class Store:
     def check(self) -> Run:
         """Return the run as the store has it.
 
-        Raises the errors of any call if the store doesn't answer, and NotStored if it no longer has the run.
+        Raises NotStored if the store no longer has the run, and an error of MLflow or the network if the store doesn't
+        answer.
         """
         run = self.client.get_run(self.run_id)
         if run.info.run_id != self.run_id or run.info.lifecycle_stage != "active":
@@ -215,7 +216,7 @@ class Store:
         return bool(run.info.run_id == run_id and run.info.lifecycle_stage == "active")
 
     def _twins(self, experiment: str) -> list[Run]:
-        """Return the runs with the record's UUID, the one to keep first.
+        """Return the runs with the record's UUID, beginning with the one to keep.
 
         There are several if a response to `create_run` was lost.
         """
@@ -303,7 +304,7 @@ class Store:
         size = path.stat().st_size
         uri = self.check().info.artifact_uri
         if not uri:
-            raise NotStored("the store gives no place for the run's files")
+            raise NotStored("MLflow's answer names no place for the run's files")
         # The client caches a run's first repository, even one made from a truncated response.
         repository = get_artifact_repository(uri, tracking_uri=self.client.tracking_uri)
         repository.log_artifact(str(path))

@@ -29,9 +29,9 @@ class Busy(Exception):
 class Sync:
     """Delivers one record to the store at `uri`.
 
-    Each call of `push` compares the folder with what the record has marked as delivered, and what is missing with what
-    the store has, because a response may have been lost or a process killed before the record was marked. So nothing
-    is stored twice or left out.
+    Each call of `push` finds the entries in the folder that the record doesn't mark as delivered, and asks the store
+    which of these it has after all: a response may have been lost, or a process killed before it marked the record. So
+    nothing is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -58,8 +58,8 @@ class Sync:
     def push(self) -> None:
         """Send the missing entries. If a working store refuses one of them, the others are still sent.
 
-        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the store's
-        errors. After an error, call `push` again at any time.
+        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the error of a
+        store that doesn't work; `push` can then be called again at any time.
         """
         try:
             store = self._store or self._connect()
@@ -85,7 +85,7 @@ class Sync:
         return store
 
     def _send(self, store: Store, entries: Sequence[Entry]) -> list[Exception]:
-        """Send `entries`. Return the errors of a working store that are not refusals of an entry.
+        """Send `entries`. Return the errors by which a working store did anything but refuse an entry.
 
         Raises the store's error if the store doesn't work.
         """
@@ -132,11 +132,11 @@ def sync(
     """Deliver `record` and what its folder holds to the store at `uri`. Return how many entries the store still lacks.
 
     Delivery stops once `may_continue` returns False; it is called before each attempt. `locked`: the caller holds the
-    folder's lock. Raises Busy and the store's errors.
+    folder's lock. Raises Busy if another process holds that lock, and the error of a store that doesn't work.
     """
     lock = FolderLock(record.folder)
     if not locked and not lock.take():
-        raise Busy(f"{record.folder}: another process trains in it, or delivers it")
+        raise Busy(f"{record.folder}: another process trains in this folder or delivers it")
     try:
         record.shared = True
         delivery, failures = Sync(record, uri, report), 0
@@ -168,7 +168,7 @@ def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
 
 
 def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], bool]) -> None:
-    """Deliver what waits for the store at `uri` in the run folders beside `own`, and in the records set aside in `own`.
+    """Deliver what the store at `uri` lacks of the runs beside the folder `own`, and of the records set aside in `own`.
 
     `report` receives a line per delivered run. Errors only go to the log, because the next run tries again.
     """
@@ -180,7 +180,7 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
         try:
             quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
             if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
-                report(f"MLflow: the {missing} entries that waited in {record.folder} are now delivered")
+                report(f"MLflow: {missing} entries kept from an earlier run, {record.folder}, are now delivered")
         except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 
@@ -207,14 +207,14 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
             elif uri not in unreachable:
                 say(f"{record.folder}: delivered to {shown(uri)}")
         except Busy:
-            say(f"{record.folder}: its run is still training, and delivers itself")
+            say(f"{record.folder}: not delivered: the run is still training, and delivers its own entries")
         except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError
             unreachable[uri] = f"{shown(uri)} ({reason(error)})"
         if uri in unreachable:
             failed.append(f"{record.folder}: {unreachable[uri]}")
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"{failed[0]}{more}; undelivered entries stay in their folders: try again later")
+        raise UserError(f"{failed[0]}{more}; undelivered entries stay in the run folders: try again later")
     if not waited:
         say(f"nothing to deliver in {', '.join(map(str, folders))}")
 

@@ -227,13 +227,13 @@ class Tracker(NullTracker):
             missing = len(self._sync.missing())
         if self._delivered.is_set() and not missing:
             if "failing" in self._reported:
-                self._report(f"MLflow: {self.uri} has everything now")
+                self._report(f"MLflow: {self.uri} works again and has everything")
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
         if missing is not None:
             why = f" lacks {missing} entries{why}"
         self._report(
-            f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it, or for: "
+            f"MLflow: {self.uri}{why}; they stay in {self._record.folder} until the next run beside it, or until: "
             f"fasttrain runs --deliver {self._record.folder}"
         )
 
@@ -309,7 +309,7 @@ class Tracker(NullTracker):
             self._changed.wait_for(lambda: self._abandoned.is_set() or self._finished != was_finished, pause)
 
     def _sync_beside(self) -> threading.Thread:
-        """Start a thread that delivers what waits in the folders beside the run's."""
+        """Start a thread that delivers the undelivered runs in the folders beside this run's."""
         arguments = (self._record.folder, self._sync.uri, self._report, lambda: not self._finished)
         thread = threading.Thread(target=sync_beside, args=arguments, name="fasttrain-mlflow-beside", daemon=True)
         thread.start()

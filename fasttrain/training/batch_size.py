@@ -78,10 +78,10 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
 
 
 def fastest_that_fits(fits: Fits, most: int) -> int:
-    """Double the batch size while photographs per second grow by a factor of `_GAIN` or more.
+    """Double the batch size as long as this raises the photographs per second by a factor of `_GAIN` or more.
 
-    Return the last size that did. If a size does not fit, the one halfway below it is tried: 8, 16, 32, 64, 48. Raises
-    UserError if not even one photograph fits.
+    Return the last size that was worth it. If a size does not fit into memory, the one halfway down is tried: 8, 16,
+    32, 64 (does not fit), 48. Raises UserError if not even one photograph fits.
     """
     size = min(_FIRST, most)
     rate = fits(size)

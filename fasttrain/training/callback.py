@@ -56,7 +56,7 @@ class Callback:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the checkpoint should hold: dicts, lists, tuples, numbers, text and tensors."""
+        """Return the state to save in the checkpoint: dicts, lists, tuples, numbers, strings and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ class RunView:
     def stop(self, reason: str = "") -> None:
         """End the run after this step or epoch.
 
-        It is then validated and evaluated, and its report is written, as usual.
+        The run is then validated and evaluated, and its report is written, as usual.
         """
         self.stopped_by = self.stopped_by or f"{self._caller}{': ' if reason else ''}{reason}"
 
@@ -244,7 +244,7 @@ class Callbacks:
 
     @contextmanager
     def _generators_restored(self) -> Iterator[None]:
-        """Restore the run's random generators at the end, because a resumed run makes these calls at other points."""
+        """Undo callbacks' draws from the run's random generators: a resumed run calls them at other points."""
         device = self._parts.device if self._parts.device.type == "cuda" else None
         state = rng_state(device) if self._callbacks else None
         yield

@@ -75,7 +75,7 @@ def make_loaders(
     fraction = shards.manifest.settings.get("val_fraction", 0)
     one_per_class = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
     if one_per_class:
-        val_fix = "give a class two photographs or more"
+        val_fix = "each class has one photograph, which goes into train: add photographs"
     elif fraction:  # draws at least one of each class, unless the source has its own validation folder
         val_fix = "its validation folder is empty, or all photographs in it are broken: fill it, or remove it"
     else:
@@ -138,7 +138,7 @@ def photographs_of(shards: ShardSet) -> str:
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """Return a line for each split that lacks photographs of some classes. It names them and says what follows."""
+    """Return a line for each split that lacks some classes. The line names them and the consequence."""
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)
@@ -153,8 +153,8 @@ def absent_classes(shards: ShardSet) -> list[str]:
 def balanced_weights(shards: ShardSet) -> torch.Tensor:
     """Return the weight of each class, float32 [classes], from its number of photographs in the training split.
 
-    They are scikit-learn's "balanced" weights: n / (classes * n_class). For multi-label data a weight is the number of
-    photographs without the class divided by the number with it.
+    The weights are scikit-learn's "balanced" ones: n / (classes * n_class). For multi-label data a weight is the number
+    of photographs without the class divided by the number with it.
     """
     counts, samples = shards.class_counts("train"), len(shards.ids("train"))
     if shards.multi_label:

@@ -22,14 +22,15 @@ def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """Return `config` with the tag of the run's first weights added to its model, and a list of lines about it.
 
     A tag in `config.model` is kept. If the installed timm lacks the tag, timm's own default is used. With
-    `config.weights` the tag is that of the run that they came from, since it decides how pixels are normalized.
+    `config.weights` the tag is that of the run that made those weights, because the tag decides how pixels are
+    normalized.
     """
     name, tag = config.model, DEFAULT_WEIGHTS.get(config.model)
     if config.weights is not None:
         tagged = keep_weights(model_of(config.weights) or name, name)
         if tagged == name:
             return config, []
-        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, the source of {config.weights}"]
+        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, that of {config.weights}"]
     if tag is None or not config.pretrained:
         return config, []
     tagged = f"{name}.{tag}"

@@ -161,8 +161,8 @@ class FiniteCheck:
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the 2-norm of all gradients together, float [], on their device. It is not finite if any of them isn't.
 
-    The result is that of `torch.nn.utils.get_total_norm` for tensors on one device, without the time that takes to
-    sort them.
+    The result is that of `torch.nn.utils.get_total_norm` for tensors on one device, but it takes less time, because the
+    tensors are not sorted by device.
     """
     gradients = [each.grad for each in parameters if each.grad is not None]
     if not gradients:

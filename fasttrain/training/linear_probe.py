@@ -61,7 +61,7 @@ class FeatureLoader(base.Loader):
     def __init__(self, pictures: base.Loader, ids: NDArray[np.int64], features: torch.Tensor) -> None:
         """Create a loader of `features`, float32 [N, D], of the samples `ids`, in that order.
 
-        `ids` may be only a part of those of `pictures`.
+        `ids` may be a part of the samples of `pictures`.
         """
         super().__init__(pictures.shards, ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
@@ -165,7 +165,7 @@ def _head(model: Any) -> torch.nn.Linear:
 def most_for_head(config: TrainConfig) -> int | None:
     """Return the greatest number of photographs that the head's phase uses, or None for all.
 
-    A fold uses all, since it validates on a part of the stored training split.
+    A fold of a cross-validation uses all, because its validation photographs are in the stored training split, too.
     """
     return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
@@ -217,7 +217,7 @@ def _compute(
     device: torch.device,
     setting: str,
 ) -> torch.Tensor:
-    """Return the features, float32 [N, D], on the host, which waits for the device every `LOOK_EVERY` batches."""
+    """Return the features, float32 [N, D], on the host. It waits for the device once every `LOOK_EVERY` batches."""
     parts: list[torch.Tensor] = []
     waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -289,7 +289,7 @@ def _write(path: Path, features: torch.Tensor) -> None:
         make_folder(path.parent)
         atomic_write_bytes(path, save({"features": features}))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; set FASTTRAIN_CACHE to a folder with room") from error
+        raise UserError(f"{path}: {error.strerror}; set FASTTRAIN_CACHE to a folder with space") from error
 
 
 def _read(path: Path, count: int) -> torch.Tensor | None:

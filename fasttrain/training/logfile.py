@@ -1,4 +1,4 @@
-"""Keep a run's warnings and stack traces in `train.log`. A run continues if it can't be written."""
+"""Keep a run's warnings and stack traces in `train.log`. A run continues if the file can't be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fasttrain.errors import of_os
 class RunLog(logging.FileHandler):
     """Writes log records to the file at `path`, which is created with the first record.
 
-    If that fails, `say` receives a line, once, and the run continues.
+    If the file can't be written, the run continues, and `say` is called once with a line that says so.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -47,5 +47,5 @@ class RunLog(logging.FileHandler):
 
     def _refuse(self, error: OSError) -> None:
         self._refused = True
-        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without it")
+        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without a log")
         self.close()

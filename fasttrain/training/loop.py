@@ -27,11 +27,11 @@ def train_epoch(
 ) -> bool:
     """Run the rest of the current epoch of `state.loader`. Return False if the ranks agreed to end it early.
 
-    `agree(samples, weight)` sums up over all ranks what each brings to a step. `after_step` may save, or raise to
-    stop. `show(images so far, loss, img/s, share of time waiting)` displays progress.
+    `agree(samples, weight)` returns the sums of a step's samples and weights over all ranks. `after_step` may save, or
+    raise to stop. `show(images so far, loss, img/s, share of time waiting)` displays progress.
 
     Raises StepDiverged if a loss or gradient is not finite, at most `LOOK_EVERY` batches (or one step, if that is
-    longer) later. The weights are then those before it.
+    longer) later. The weights are then those from before that loss or gradient.
     """
     state.model.train()
     keep_frozen(step.frozen)

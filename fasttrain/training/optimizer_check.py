@@ -37,7 +37,7 @@ def require_usable(
 
 
 class _Unsupported(Exception):
-    """The optimizer needs something that training here does not provide."""
+    """Raised if the optimizer needs something that training here does not provide."""
 
 
 def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device) -> None:

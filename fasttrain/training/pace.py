@@ -1,8 +1,9 @@
 """The pace of a run under `--minutes`: how far it is in its plan, and when it has to end.
 
-Progress counts planned seconds: each step adds the time that the plan gives to a step of its size. So the learning
-rate depends on the steps made and not on a clock. At fixed steps the clock is read, and the end is moved if the
-machine is slower or faster than planned. The checkpoint holds these decisions, so that a resumed run follows them.
+Progress does not follow the clock: each step adds the time that the plan expects for a step on images of that size. So
+the learning rate depends only on the steps made. At fixed steps the clock is compared with the plan, and the end of the
+run is moved if the machine is slower or faster than planned. The checkpoint holds these decisions, so that a resumed
+run follows them.
 """
 
 from __future__ import annotations

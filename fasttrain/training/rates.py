@@ -99,8 +99,8 @@ def with_time_plan(
 def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
     """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
 
-    The weights change. All ranks make the same steps. All ranks ask `late` together. Once it returns True, only the
-    first side gets a step, and a single batch is evaluated.
+    The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
+    call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)

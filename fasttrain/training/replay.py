@@ -49,10 +49,10 @@ class Named:
 class Tried:
     """The result of the step in one precision.
 
-    `gradient`: the norm of the whole gradient; None for a validation. `module`: the first module whose output is not
-    finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
-    `samples`: positions in the faulty batch whose part of that output, or else whose loss, is not finite. `losses`:
-    one per sample.
+    `gradient`: the norm of all gradients together; None for a validation. `module`: the first module whose output is
+    not finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
+    `samples`: positions, in the faulty batch, of the samples whose output of `module` (or if there is none, whose loss)
+    is not finite. `losses`: one per sample.
     """
 
     precision: str
@@ -102,7 +102,7 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     Raises UserError for the step of a linear probe or of another head on features, which can't be replayed.
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
-        raise UserError(f"{path} comes from a head on cached features, which has no step to replay")
+        raise UserError(f"{path}: a head was training on cached features; only steps on photographs can be replayed")
     target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
@@ -284,7 +284,7 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
     if full.finite and not own.finite:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
-        why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
+        why = f"the step is finite in fp32; {own.precision} overflows at {place}{most}"
         # fp16 is also the fallback for bf16 on a GPU without it.
         asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
         fix = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
@@ -292,7 +292,7 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
             fix += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, fix
     if own.finite:
-        why = "it is finite when replayed without torch.compile, from the weights before it"
+        why = "the step is finite when replayed from its saved weights without torch.compile"
         return (
             why,
             "try --compile off and --deterministic; if it happens again at other steps, test the machine's memory",

@@ -118,7 +118,7 @@ def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _complete(checkpoint: dict[str, Any], before: TrainConfig) -> None:
-    """Add what checkpoints of older versions only hold in their settings."""
+    """Add to `checkpoint` the entries that older versions stored only in the settings."""
     checkpoint.get("optimizer", {}).setdefault("kind", before.optimizer)
     for name, value in (("kind", before.scheduler), ("learning_rate", before.learning_rate)):
         checkpoint.get("schedule", {}).setdefault(name, value)

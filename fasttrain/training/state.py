@@ -202,7 +202,8 @@ class TrainingState:
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Return the state as tensors and plain data. It is the same on all `ranks`, except for the model's buffers.
 
-        Rank 0's buffers are saved. Raises StepDiverged, so that no run resumes from a state that is not finite.
+        Rank 0's buffers are saved. Raises StepDiverged if a loss or gradient was not finite, so that no run resumes
+        from such a state.
         """
         self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}

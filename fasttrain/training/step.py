@@ -83,10 +83,11 @@ class Step:
     def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: StepAgreement) -> None:
         """Add up the gradients of `batches` and update the weights once.
 
-        `agreed` holds what all ranks bring to this step. Each batch is weighted by its share of the step's weight, so
-        the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
-        only. With `sam` the batches run twice: at the current weights, with each rank's own gradient, and at the
-        weights that this leads to. Losses, metrics and BatchNorm's statistics come from the first pass.
+        `agreed` holds the sums over all ranks for this step. Each batch is weighted by its share of the step's weight,
+        so the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
+        only. With `sam` the batches run twice: at the current weights, where each rank's own gradient leads to worse
+        weights nearby, and at these nearby weights. Losses, metrics and BatchNorm's statistics come from the first
+        pass.
         """
         # a batch may consist only of bad samples
         present = [each for each in batches if self.parallel is not None or len(each.labels)]

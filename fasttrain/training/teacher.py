@@ -32,9 +32,9 @@ from fasttrain.training.image_size import sides_of
 class Teacher:
     """A trained model, in eval mode and without gradients, whose probabilities the student learns.
 
-    `name`: as the user gave it. `spec`: of its network. `sha256`: digest of its tensors. `scale`, `shift`: float32 [3,
-    1, 1], convert the student's inputs to the teacher's; None if both normalize alike. `weight`: the teacher's share
-    of the loss; the rest is that of the labels.
+    `name`: as the user gave it. `spec`: the spec of the teacher's model. `sha256`: digest of its tensors. `scale`,
+    `shift`: float32 [3, 1, 1], convert the student's inputs to the teacher's; None if both normalize alike. `weight`:
+    the teacher's share of the loss, in [0, 1]; the labels have the rest.
     """
 
     name: str
@@ -76,9 +76,9 @@ class Teacher:
     ) -> torch.Tensor:
         """Return the student's mean loss, float [].
 
-        It is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times its square, and
-        the `criterion`'s loss of `targets`. Class weights apply to both. For multi-label data the divergence is the
-        mean over the classes, whose probabilities are sigmoids.
+        It is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times `temperature`
+        squared, and the `criterion`'s loss for `targets`, weighted by the teacher's share. Class weights apply to both.
+        For multi-label data the divergence is the mean over the classes, whose probabilities are sigmoids.
         """
         theirs, ours = (each.float() / self.temperature for each in (self.logits(inputs), logits))
         if isinstance(criterion, SetCrossEntropy):

@@ -56,9 +56,9 @@ class Rates:
 class Work:
     """Counts of a run: optimizer steps per epoch, and photographs of the training and the test split.
 
-    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the
-    training photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether the head,
-    fitted on all photographs, may be the whole run.
+    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the training
+    photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether a plan may fit only
+    the head, on all photographs.
     """
 
     steps: int
@@ -151,10 +151,9 @@ def make_time_plan(
     `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
-    The greatest size that leaves enough epochs is chosen. If none does, the smallest one is chosen: trained on smaller
-    pictures if there is no solved head. If there is one, the head alone is left, at the greatest size that has time for
-    all photographs.
-    Raises UserError if `epochs` don't fit.
+    The greatest size that leaves enough epochs is chosen. If none does and `work.alone` is set, the plan only fits the
+    head, at the greatest size that has time for all photographs. Otherwise the smallest size is chosen, if possible
+    with training on smaller images. Raises UserError if `epochs` don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH

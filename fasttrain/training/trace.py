@@ -19,8 +19,8 @@ _WAIT, _WARM_UP, _ACTIVE = 5, 2, 3  # batches
 class Trace:
     """A context manager that runs torch.profiler over three batches, after five batches of waiting and two of warm-up.
 
-    With gradient accumulation these are as many steps as hold that many batches. An epoch with fewer steps is traced
-    at its end. After that nothing is recorded, but `phase` still names the phases.
+    With gradient accumulation it counts the steps that contain these batches. If an epoch has fewer steps, its last
+    ones are traced. After that nothing is recorded, but `phase` still names the phases.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class DataWait:
             self._seconds += time.perf_counter() - self._began
 
     def seconds(self) -> float:
-        """Return the total of the waits that the device has passed. Does not wait for the device."""
+        """Return the total of the waits that are over on the device. Does not wait for the device."""
         while self._unread and self._unread[0][1].query():
             begun, ended = self._unread.popleft()
             self._seconds += begun.elapsed_time(ended) / 1e3

@@ -1,7 +1,8 @@
 """Smooth the curve of a learning-rate range test, and suggest a rate.
 
-fastai and Lightning smooth with an exponential mean. In a sweep of 100 steps it lags by half of the sweep, and it
-begins with the noise of a few batches, so it is seldom steepest where the loss is. The smoothing here avoids both.
+fastai and Lightning smooth with an exponential mean. In a sweep of 100 steps that mean lags by half of the sweep, and
+begins with the noise of a few batches. So it is seldom steepest at the same rate as the loss. The smoothing here avoids
+both.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Space:
 def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mapping[str, Any]) -> optuna.Study:
     """Open the study in the folder `out`, or create it.
 
-    `settings`: the settings that all trials share. `seed`: that of the sampler. Raises UserError if the earlier trials
+    `settings`: the settings that all trials share. `seed`: the sampler's seed. Raises UserError if the earlier trials
     had other settings, because new trials could not be compared with them.
     """
     import optuna

@@ -78,7 +78,7 @@ def test_waiting_for_data_proposes_what_is_not_in_use():
     larger = replace(NATIVE, fits_memory=False, stored_side=256, raw=True)
     assert proposed(slow, larger) == ("--shuffle shards",)
     found = diagnose(slow, TrainConfig(shuffle="shards"), larger)
-    assert not found.proposals and found.sentence.endswith("no setting is left to try: it needs more cores.")
+    assert not found.proposals and found.sentence.endswith("no setting is left to try: loading needs more cores.")
 
 
 def test_the_model_proposes_what_is_not_in_use():
@@ -101,7 +101,7 @@ def test_the_model_proposes_what_is_not_in_use():
     assert proposed(measured(), CPU, grad_checkpointing=True)[0].startswith("--no-grad-checkpointing")
     settings = {"pretrained": False, "image_size": 32}
     assert diagnose(measured(), TrainConfig(**settings), CPU).sentence.endswith(
-        "it needs a faster device or a smaller --model."
+        "the step needs a faster device or a smaller --model."
     )
 
 

@@ -347,7 +347,7 @@ def test_output_that_nobody_takes(machine: Machine, made: Made, fault: Fault) ->
             assert ended.code == 0 and "Traceback" not in ended.err, (name, ended)
         ended = machine.run(*line, stdout="/dev/full")
         if name in ("train", "tune"):
-            assert ended.code == 0 and ended.err.count("the run continues without it") == 1, ended
+            assert ended.code == 0 and ended.err.count("the run continues without printing") == 1, ended
         else:
             refused(ended, "standard output: the disk is full")
     assert not left_over(machine.holds(place))

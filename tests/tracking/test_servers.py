@@ -91,7 +91,7 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     assert (tracker.run_id, tracker.uri) == (on_server, server.uri)
     assert len(said) == 2 and "\n" not in said[0]
     assert f"{server.uri} fails" in said[0] and str(here / "run") in said[0]
-    assert said[1] == f"MLflow: {server.uri} has everything now"
+    assert said[1] == f"MLflow: {server.uri} works again and has everything"
     remote = Store(server.uri).client
     run = remote.get_run(on_server)
     assert run.info.status == "FINISHED" and len(run.data.params) == 120 and run.data.tags["host"] == "a"
@@ -199,7 +199,7 @@ def test_only_one_process_at_a_time_delivers(here: Path, mute: str) -> None:
     said: list[str] = []
     tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run")
     deliver_runs([here / "run"], said.append)
-    assert said == [f"{here / 'run'}: its run is still training, and delivers itself"]
+    assert said == [f"{here / 'run'}: not delivered: the run is still training, and delivers its own entries"]
     tracker.finish("KILLED", timeout=0.1)
 
 

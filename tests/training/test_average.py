@@ -154,7 +154,7 @@ def test_where_none_is_better_the_best_epoch_stays(shard_folder, tmp_path, monke
     monkeypatch.setattr(averaging, "greedy_soup", lambda candidates, *_: ([0], candidates[0].value))
     run = train(data=shard_folder, out=tmp_path, **{**RUN, "epochs": 2, "average": 2})
     assert run.averaged is None
-    assert "weights: of the best epoch, as no average is better on validation" in " ".join(
+    assert "weights: those of the best epoch, because no average is better on validation" in " ".join(
         capsys.readouterr().out.split()
     )
     left, state = load_file(run.folder / "model.safetensors"), last_state(run.folder)

@@ -55,7 +55,7 @@ def test_weights_of_a_run_bring_its_tag_and_with_it_its_normalization(tmp_path, 
         torch.save({"arch": B0, "state_dict": {"weight": torch.zeros(1)}}, weights)
     config, notes = with_default_weights(resolve({"model": given, "weights": weights}))
     assert config.model == taken
-    assert notes == ([f"model: {B0}, the source of {weights}"] if taken != given else [])
+    assert notes == ([f"model: {B0}, that of {weights}"] if taken != given else [])
 
 
 def test_weights_from_elsewhere_bring_no_tag(tmp_path):
