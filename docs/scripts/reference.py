@@ -211,7 +211,7 @@ def _public(names: Iterable[str]) -> list[str]:
     lines = []
     for name in names:
         options = [f"      heading: fasttrain.{name}", f"      toc_label: {name}", "      heading_level: 2", *_SECOND]
-        lines += [f"::: {fasttrain._HOMES[name]}.{name}", "    options:", *options, ""]
+        lines += [f"::: {fasttrain._MODULES[name]}.{name}", "    options:", *options, ""]
     return lines
 
 
@@ -224,7 +224,7 @@ def results() -> list[str]:
     import fasttrain
 
     found: dict[str, None] = {}
-    for name, home in fasttrain._HOMES.items():
+    for name, home in fasttrain._MODULES.items():
         tree = ast.parse((ROOT / Path(*home.split("."))).with_suffix(".py").read_text("utf-8"))
         origins = {each.name: home for each in tree.body if isinstance(each, ast.ClassDef)}
         for each in ast.walk(tree):
