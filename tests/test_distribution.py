@@ -75,10 +75,10 @@ def test_doctor_says_where_dali_does_not_go_with_torch_or_cannot_start(monkeypat
     monkeypatch.setattr(dali, "__cuda_version__", 12986)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     found = doctor._dali()
-    assert not found.present and found.repair.startswith("it is built for CUDA 12, torch for CUDA 13.0: pip uninstall ")
+    assert not found.present and found.fix.startswith("it is built for CUDA 12, torch for CUDA 13.0: pip uninstall ")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     found = doctor._dali()
-    assert not found.present and ": DALI can't start on cuda (" in found.found and found.repair
+    assert not found.present and ": DALI can't start on cuda (" in found.found and found.fix
 
 
 def test_name_and_version_stand_in_one_place():

@@ -166,7 +166,7 @@ def test_doctor_finds_the_same_with_torch_and_without():
     known = next(each for each in one if each["part"] == "torch")
     tried = next(each for each in other if each["part"] == "torch")
     assert tried["found"].startswith(known["found"])
-    if fast := next(each for each in other if each["part"] == "CPU abilities")["mend"]:
+    if fast := next(each for each in other if each["part"] == "CPU abilities")["fix"]:
         assert "no fast bf16" in fast
     assert [each["part"] for each in one] == [each["part"] for each in other]
     assert [each["present"] for each in one] == [each["present"] for each in other]

@@ -183,7 +183,7 @@ def check_python(code: str) -> None:
 @functools.cache
 def _parameters(name: str) -> set[str] | None:
     """Return the names that a function or class of fasttrain takes, None for any, as its source has them."""
-    home = ROOT.joinpath(*fasttrain._HOMES[name].split(".")).with_suffix(".py")
+    home = ROOT.joinpath(*fasttrain._MODULES[name].split(".")).with_suffix(".py")
     for node in ast.walk(ast.parse(home.read_text("utf-8"))):  # an import would take torch's seconds
         if isinstance(node, ast.ClassDef) and node.name == name:
             inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]

@@ -107,7 +107,7 @@ def test_torchrun_and_mlflow_take_their_lines() -> None:
         ("```console\n$ fasttrain convert photographs --worker 2\nclasses 6\n```", "--worker"),
         ("```\ncat list | fasttrain prdict --checkpoint run x.jpg\n```", "prdict"),
         ("```\ntorchrun --nproc-per-node 2 -m fasttrain train --bach-size 2\n```", "--bach-size"),
-        ("```\npip install 'fasttrain-vision[tuning]'\n```", "tuning"),
+        ("```\npip install 'fasttrain-vision" + "[tuning]'\n```", "tuning"),
         ("```\npip install tensorflow\n```", "needs a network"),
         ("```\npython benchmarks/accuracy.py --budget 2\n```", "no --budget"),
         ("```\ntools/setup_all.sh\n```", "setup_all.sh"),

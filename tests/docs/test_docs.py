@@ -216,7 +216,7 @@ def test_every_setting_and_option_stands_in_the_reference():
 
 def test_every_public_function_and_module_stands_in_the_reference():
     python = reference.python_page() + reference.loader_page()
-    assert all(f"heading: fasttrain.{name}" in python for name in fasttrain.__all__ if name in fasttrain._HOMES)
+    assert all(f"heading: fasttrain.{name}" in python for name in fasttrain.__all__ if name in fasttrain._MODULES)
     assert "::: fasttrain.training.result.TrainResult" in python  # named by train's annotation, in its own module
     assert "::: fasttrain.evaluation.metrics.Evaluation" in python  # by evaluate's, imported there
     listed = "\n".join(reference.module_pages().values())

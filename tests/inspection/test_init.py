@@ -101,7 +101,7 @@ def test_a_folder_becomes_a_file_that_train_takes(cli, photographs, tmp_path, mo
             assert name in read_toml(Path("one.toml"))
             load_config("one.toml", {})
     code, _, error = cli("init", photographs)
-    assert code == 2 and "sample.toml exists; give another --out, or --overwrite" in error
+    assert code == 2 and "sample.toml already exists; give another --out, or --overwrite" in error
     assert cli("init", photographs, "--out", "a/b.toml")[0] == 0 and Path("a/b.toml").is_file()
 
 

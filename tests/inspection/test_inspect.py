@@ -185,7 +185,7 @@ def test_an_index_of_other_sizes_is_found(shard_folder, tmp_path):
     index["width"][5] += 1
     np.save(folder / "index.npy", index)
     (broken,) = inspect(folder, duplicates=False, progress=False).broken
-    assert broken.sample.id == 5 and f"where index.npy says {index['width'][5]}x" in broken.reason
+    assert broken.sample.id == 5 and f"index.npy lists {index['width'][5]}x" in broken.reason
     assert "index.npy: its bytes have changed" in inspect(folder, verify=True, progress=False).problems[0]
 
 

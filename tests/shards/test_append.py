@@ -362,7 +362,9 @@ def test_a_new_class_without_a_usable_photograph_leaves_the_old_set(mixed, tmp_p
     make(mixed, out)
     (mixed / "ant").mkdir()
     (mixed / "ant" / "torn.jpg").write_bytes((mixed / "dog" / "01.jpg").read_bytes()[:300])
-    with pytest.raises(UserError, match=r"class 'ant' has no usable training photograph \(why: .*rejected-1\.tsv"):
+    with pytest.raises(
+        UserError, match=r"class 'ant' has no usable training photograph \(the reasons are in .*rejected-1\.tsv"
+    ):
         make(mixed, out, append=True)
     assert ShardSet.open(out).classes == ["cat", "dog"] and ShardSet.open(out).verify() == []
     photo(903).save(mixed / "ant" / "torn.jpg")

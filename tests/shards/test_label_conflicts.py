@@ -69,7 +69,7 @@ def test_merged_parts_tell_it(copied, tmp_path) -> None:
     for part in ("1/2", "2/2"):
         convert_part(copied, tmp_path / "out", part, ShardSettings(shard_size=7), progress=False)
     said = CliRunner().invoke(app, ["merge", str(tmp_path / "out")])
-    assert "5 photographs are in two classes" in " ".join(said.output.split())
+    assert "5 identical photographs are in two classes" in " ".join(said.output.split())
     assert lines(tmp_path / "out") == EXPECTED
 
 

@@ -43,7 +43,9 @@ def test_the_shards_are_those_of_a_local_copy(server, mixed, tmp_path, folder_of
     files = s3fs.S3FileSystem()
     found = {path.rpartition("/")[2]: files.cat_file(path) for path in files.find("bucket/shards")}
     assert found == folder_of(tmp_path / "ours")
-    with pytest.raises(UserError, match=r"^--source s3://bucket/shards holds shards already.* --data s3://bucket/sh"):
+    with pytest.raises(
+        UserError, match=r"^--source s3://bucket/shards holds shards already.* fasttrain train s3://bucket/sh"
+    ):
         open_source("s3://bucket/shards")
 
 

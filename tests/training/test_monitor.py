@@ -29,9 +29,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the n-th validation of the run give the n-th of the metrics above; the last evaluation stays real."""
     evaluate = run_module.Run._evaluate
 
-    def scripted_evaluate(self: Any, model: Any, loader: Any, *, watched: bool = False, **options: Any) -> Any:
-        evaluation, predictions = evaluate(self, model, loader, watched=watched, **options)
-        if watched:
+    def scripted_evaluate(self: Any, model: Any, loader: Any, *, stoppable: bool = False, **options: Any) -> Any:
+        evaluation, predictions = evaluate(self, model, loader, stoppable=stoppable, **options)
+        if stoppable:
             at = self.state.epoch
             evaluation = replace(evaluation, loss=LOSSES[at], top1=TOP1[at], macro_f1=MACRO_F1[at])
         return evaluation, predictions

@@ -302,7 +302,7 @@ def test_each_mistake_is_one_line_before_training(model, said, shard_folder, tmp
     ("settings", "said"),
     [
         ({"freeze": 1}, r"freeze = 1: SmallNet has no group_matcher\(\) to find its blocks"),
-        ({"linear_probe": True}, "linear_probe is for timm's models"),
+        ({"linear_probe": True}, "linear_probe works with timm's models only"),
         ({"drop_rate": 0.5}, r"drop_rate = 0.5: model = SmallNet\(\) has no parameter of that name"),
         ({"drop_path": 0.5}, r"drop_path = 0.5: model = SmallNet\(\) has no parameter of that name"),
         ({"grad_checkpointing": True}, "grad_checkpointing: SmallNet does not support it"),
