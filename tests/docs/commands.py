@@ -69,7 +69,8 @@ def _pip(arguments: Sequence[str]) -> None:
     for each in packages:
         extras = re.fullmatch(r"(?:fasttrain-vision|\.)(?:\[([\w,-]+)\])?", each)
         assert extras, f"pip install {each}: fetches a package of others, so mark the block: needs a network"
-        assert set((extras[1] or "dev").split(",")) <= set(PROJECT["optional-dependencies"])
+        unknown = set((extras[1] or "dev").split(",")) - set(PROJECT["optional-dependencies"])
+        assert not unknown, f"pip install {each}: there is no extra {', '.join(unknown)}"
 
 
 def _pytest(arguments: Sequence[str]) -> None:
