@@ -84,7 +84,7 @@ def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretra
     learned = max(record.get("train_top1", 0.0) for record in history)
     if learned > share + _LEARNED:
         return [
-            f"it learned the training photographs ({_percent(learned)}); those evaluated may differ in labels or look",
+            f"it learned the training photographs ({_percent(learned)}), but the evaluated ones may differ",
             "too few photographs for so many epochs",
         ]
     reasons = [] if pretrained else ["it began without pretrained weights"]

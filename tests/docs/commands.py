@@ -144,7 +144,7 @@ _PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
     "torchrun": _torchrun,
     "mlflow": lambda arguments: None,  # the same test parses these
     "timeout": _timeout,
-    "curl": lambda arguments: None,  # test_runs.py sends the requests
+    "curl": lambda arguments: None,  # test_commands_run.py sends the requests
     **{each: _development_tool(each) for each in _TOOLS},
 }
 

@@ -1,7 +1,7 @@
 """Every fenced block of the README and the pages is run or checked, or carries a mark that says what it needs.
 
 Commands of fasttrain and of other Python programs are parsed by those programs' own parsers. TOML, YAML and JSON are
-read by the code that reads them in earnest. `test_snippets.py` runs the Python, `test_runs.py` runs commands. What no
+read by the code that reads them in earnest. `test_snippets.py` runs the Python, `test_commands_run.py` runs commands. What no
 test can do is marked in the page by a comment in the line above the block: `<!-- not run: needs a GPU -->`.
 """
 

@@ -209,7 +209,7 @@ def test_zips_that_are_refused(tmp_path) -> None:
     data = bytearray(made.read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1
     made.write_bytes(data)
-    assert "cat/1.jpg is encrypted, which can't be read in place; unpack it" in refused(made)
+    assert "cat/1.jpg is encrypted, which can't be read in place; unpack the zip" in refused(made)
     made.write_bytes(data[:-30])
     assert "not a readable zip (File is not a zip file); copy it again" in refused(made)
 

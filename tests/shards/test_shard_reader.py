@@ -102,7 +102,7 @@ def test_index_that_does_not_fit(copied, shard_folder) -> None:
     np.save(copied / "index.npy", index[:-1])
     assert "95 rows, but the manifest says 96" in refused(copied)
     np.save(copied / "index.npy", np.zeros(96))
-    assert "not an index" in refused(copied)
+    assert "isn't an index" in refused(copied)
     (copied / "index.npy").write_bytes(b"\x93NUMPY")
     assert "damaged" in refused(copied)
     (copied / "index.npy").unlink()

@@ -168,7 +168,7 @@ def test_the_next_run_beside_it_delivers_what_waits(
     said.clear()
     with Tracker.start("e", "three", {}, uri=server.uri, folder=here / "runs" / "three", report=said.append):
         wait_until(lambda: len(said) == 2)
-    assert [line.split(",")[0] for line in said] == [f"MLflow: {here / 'runs' / name}" for name in ("one", "two")]
+    assert [line.split(", ")[1] for line in said] == [str(here / "runs" / name) for name in ("one", "two")]
     assert sorted(run.name for run in list_runs(server.uri)) == ["one", "r", "three", "two"], "r is the fixture's"
     assert [run.name for run in waiting_runs(here / "runs")] == ["elsewhere"]
 
