@@ -1,8 +1,8 @@
 """Every fenced block of the README and the pages is run or checked, or carries a mark that says what it needs.
 
 Commands of fasttrain and of other Python programs are parsed by those programs' own parsers. TOML, YAML and JSON are
-read by the code that reads them in earnest. `test_snippets.py` runs the Python, and `test_commands_run.py` runs commands. A block that no test can
-run is marked by a comment in the line above it: `<!-- not run: needs a GPU -->`.
+read by the code that reads them in earnest. `test_snippets.py` runs the Python, and `test_commands_run.py` runs
+commands. A block that no test can run is marked by a comment in the line above it: `<!-- not run: needs a GPU -->`.
 """
 
 from __future__ import annotations
