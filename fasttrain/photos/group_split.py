@@ -45,9 +45,9 @@ def place_groups(
     `labels` is int32 [n], and the fractions are in [0, 1). `order`, a permutation of 0 .. n - 1, decides between groups
     of the same size. Groups with a split in `before`, int8 [n], -1 for none, keep it.
 
-    The largest groups are placed first, each in the split that lacks most photographs of its classes. Each class gets
-    as close to the fractions as its groups allow. Every class has training photographs, and also validation and test
-    photographs if it has enough groups.
+    The largest groups are placed first, each in the split that is furthest short of photographs of the group's classes.
+    Each class gets as close to the fractions as its groups allow. Every class has training photographs, and also
+    validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     for row in order.tolist():

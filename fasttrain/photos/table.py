@@ -347,7 +347,7 @@ def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: Lab
 
 
 def _require_some(table: Table, photos: list[Photo], base: str) -> None:
-    """Raise UserError if no photograph of the table has a label, or if none exists."""
+    """Raise UserError if no row of the table has a label, or if none of its image files exists under `base`."""
     if not table.rows:
         raise UserError(f"{table.path} has no rows below its header; add a line for each photograph")
     if not photos:

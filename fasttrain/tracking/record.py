@@ -159,10 +159,10 @@ class Record:
         return [entry for entry in self.entries() if entry.key not in has]
 
     def update_times(self) -> None:
-        """Add the end of each new epoch in `history.json` to `times`, and drop the epochs that it no longer has.
+        """Add to `times` when each new epoch in `history.json` ended, and remove epochs that are no longer there.
 
-        The ends are computed backwards from the time when the file was written. Raises OSError or ValueError if the
-        file can't be read.
+        The ends are computed backwards from the time when `history.json` was last written. Raises OSError or
+        ValueError if the file can't be read.
         """
         history, times = self._history(), {}
         end = (self.folder / "history.json").stat().st_mtime * 1000 if history else 0.0

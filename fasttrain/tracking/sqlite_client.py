@@ -60,7 +60,7 @@ class StoredData:
 
 @dataclass(frozen=True)
 class StoredPoint:
-    """One value of a metric, named as in `mlflow.entities.Metric`."""
+    """One value of a metric. The fields have the names of those of `mlflow.entities.Metric`."""
 
     step: int
     timestamp: int

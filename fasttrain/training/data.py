@@ -26,7 +26,7 @@ _NAMED = 5  # classes that a line names at most
 
 @dataclass(frozen=True)
 class Loaders:
-    """One loader of the same class per split. `test` is None if the shards have no test split."""
+    """The loaders of the splits, all of the same back end. `test` is None if the shards have no test split."""
 
     train: base.Loader
     val: base.Loader

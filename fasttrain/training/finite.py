@@ -119,10 +119,10 @@ class FiniteCheck:
         return scaler.scale(loss / (1 - self._broken) if scaler.is_enabled() else loss)
 
     def update(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Run `optimizer`'s step, unless a value so far was not finite.
+        """Run `optimizer`'s step, unless a loss or gradient checked so far was not finite.
 
-        Torch's fused optimizers read the flag on the device. For other optimizers the host reads it, and waits for the
-        device in each step, as `GradScaler` does.
+        The result of the checks is a flag on the device. Torch's fused optimizers read it there. For other optimizers
+        the host reads it, and waits for the device in each step, as `GradScaler` does.
         """
         if scaler.is_enabled():
             scaler.step(optimizer)
