@@ -1,4 +1,4 @@
-"""Apply the user's lists to a source: change the splits, the labels or the groups of its photographs."""
+"""Apply the user's lists of changes to a source: other splits, labels or groups for its photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit a run's image sizes to its model before anything is built or read."""
+"""Adjust a run's image sizes to those that its model accepts, before the run is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that one of timm's optimizers can train here: try it on a few numbers before a run folder is made."""
+"""Check that the chosen timm optimizer works, by a trial step on a small tensor before a run folder is made."""
 
 from __future__ import annotations
 
