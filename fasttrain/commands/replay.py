@@ -16,8 +16,8 @@ _SHOWN = 64  # photographs on a sheet
 def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
     """Repeat the step at which a run diverged, and return where values first became NaN or infinite.
 
-    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: where to write a picture of the batch, or None
-    for no picture. Raises UserError if no such step was saved.
+    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: where to write a picture of the batch, or
+    None for no picture. Raises UserError if no such step was saved.
     """
     path = find_diverged(user_path(where))
     saved = DivergedStep.load(path)

@@ -43,8 +43,8 @@ def place_groups(
     of a group.
 
     `labels` is int32 [n], and the fractions are in [0, 1). `order`, a permutation of 0 .. n - 1, decides between groups
-    of the same size. `before`, int8 [n], is each photograph's earlier split, or -1 for none. A group that has an earlier
-    split keeps it.
+    of the same size. `before`, int8 [n], is each photograph's earlier split, or -1 for none. A group that has an
+    earlier split keeps it.
 
     The largest groups are placed first, each in the split that is furthest short of photographs of the group's classes.
     Each class gets as close to the fractions as its groups allow. Every class has training photographs, and also
