@@ -11,7 +11,7 @@ from peers import ALL, PEERS_AT_SOURCE_RESOLUTION, folder_of
 from results import draw_loaders
 
 BASELINE = Path(__file__).with_name("baseline.json")
-TOLERANCE = 0.7  # other CPUs and a busy CI machine move a ratio by up to a fifth
+TOLERANCE = 0.6  # neighbours on the CPU slow the decoder, which lives in the caches, more than they slow the floor
 SHORT = ["floor", "native", "native, raw 256 px"]
 
 
@@ -22,7 +22,7 @@ def bytes_per_image(name, photographs, root, images):
 
 
 def test_contest(photographs, contenders, results, short, pytestconfig, tmp_path_factory):
-    rounds = 5
+    rounds = 9 if short else 5
     running = {}
     for name in SHORT if short else ALL:
         if process := contenders(name, photographs):
@@ -54,7 +54,7 @@ def test_contest(photographs, contenders, results, short, pytestconfig, tmp_path
     }
     results.add("contest", part)
     report(results, part, rates)
-    check_baseline(part, "drawn" if short else "made", pytestconfig)
+    check_baseline(rates, "drawn" if short else "made", pytestconfig)
 
 
 def report(results, part, rates):
@@ -98,9 +98,12 @@ def report(results, part, rates):
     draw_loaders(results.folder, part)
 
 
-def check_baseline(part, photographs, pytestconfig):
+def check_baseline(rates, photographs, pytestconfig):
+    """Compare the fastest rounds, since other work on the machine can only slow a round."""
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-    found = {name: round(each["ratio_to_floor"], 2) for name, each in part.items() if name.startswith("native")}
+    fastest = {name: max(each) for name, each in rates.items()}
+    found = {name: round(fastest[name] / fastest["floor"], 2) for name in rates if name.startswith("native")}
+    print("ratios of the fastest rounds:", found)
     if pytestconfig.getoption("ratio_save"):
         BASELINE.write_text(json.dumps({**baseline, photographs: found}, indent=1) + "\n")
     if pytestconfig.getoption("ratio_check"):
