@@ -80,6 +80,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has no message.
+
+    Converters and servers add traces of many lines after it.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 _MEMORY = "use a smaller --batch-size or --image-size or fewer --workers, end other programs, or raise the limit"
 _ELSEWHERE = "choose another place"
 _FREE_SPACE = "free some space there, or "

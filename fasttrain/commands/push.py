@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasttrain.config.location import user_path
-from fasttrain.errors import UserError, of_os
+from fasttrain.errors import UserError, first_line, of_os
 from fasttrain.export.hub_folder import write_hub_folder
 from fasttrain.files import make_folder
 
@@ -71,7 +71,7 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload a model of fasttrain's")
         return str(made)
     except Exception as error:  # the Hub's client raises many kinds of errors: its own, httpx's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{repository}: the upload failed ({type(error).__name__}: {reason}); log in with `hf auth login` as a "
             "user who may write there, or write the files with --out"

@@ -16,7 +16,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.commands.provenance import versions
 from fasttrain.config.location import user_path
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.extras import DISTRIBUTION
 from fasttrain.model.factory import ModelSpec
 from fasttrain.tracking.record import RECORD, Record
@@ -69,7 +69,7 @@ def register(run: str | Path, name: str) -> Registered:
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
         made = client.create_model_version(name, source, run_id)
     except Exception as error:  # MLflow's, requests', the database's, OSError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{run}: MLflow could not register it as '{name}' in {shown(uri)} ({reason}); check the name and the store"
         ) from error

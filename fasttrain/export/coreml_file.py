@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
 from fasttrain.export.one_by_one import for_one
 from fasttrain.export.onnx_file import quietly
@@ -60,7 +60,7 @@ class CoreMl(Format):
                     minimum_deployment_target=coremltools.target.iOS16,
                 )
             except Exception as error:  # the tracer and each operator's converter have their own
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(
                     f"--format coreml: coremltools can't convert this model ({reason}); try --format onnx"
                 ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.export.base import Format, Metadata, Run
 from fasttrain.export.one_by_one import in_batches
 from fasttrain.export.onnx_file import quietly
@@ -41,7 +41,7 @@ class ExecuTorch(Format):
                     constant_methods={_METADATA: json.dumps(said, ensure_ascii=False)},
                 ).to_executorch()
             except Exception as error:  # torch.export, the passes and the backend each have their own
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(
                     f"--format executorch: ExecuTorch can't compile this model ({reason}); try --format onnx"
                 ) from error

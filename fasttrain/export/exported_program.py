@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
@@ -23,7 +23,7 @@ class ExportedProgram(Format):
         try:
             program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
         except Exception as error:  # dynamo, the tracer and the shape solver raise exceptions of their own
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"--format exported-program: torch can't export this model ({reason}); try --format onnx"
             ) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.export.base import METADATA, Format, Metadata, Run
 from fasttrain.export.one_by_one import for_one, in_batches
 from fasttrain.export.onnx_file import quietly
@@ -36,7 +36,7 @@ class LiteRt(Format):
             try:
                 made = litert_torch.convert(model, (examples[:1],))
             except Exception as error:  # torch.export, JAX and the converter each have their own
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(
                     f"--format litert: litert-torch can't convert this model ({reason}); try --format onnx"
                 ) from error

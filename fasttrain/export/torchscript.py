@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
@@ -26,7 +26,7 @@ class TorchScript(Format):
             try:
                 traced = torch.jit.trace(model, examples[:2], check_trace=False)
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(
                     f"--format torchscript: torch can't export this model ({reason}); try --format onnx"
                 ) from error

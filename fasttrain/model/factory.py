@@ -10,7 +10,7 @@ import torch
 
 from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.model.classifier import start_classifier
 from fasttrain.model.hub import cache_only_without_network
 from fasttrain.model.names import require_model, timm_arguments
@@ -50,7 +50,7 @@ def create_model(
     except UserError:
         raise
     except RuntimeError as error:  # timm raises it if the model has no pretrained weights
-        raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
+        raise UserError(f"model = '{name}': {first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises errors of httpx, of requests and its own
         raise UserError(
             f"model = '{name}': its pretrained weights can't be downloaded ({type(error).__name__}); "
@@ -101,7 +101,3 @@ def _create(arguments: Mapping[str, Any], drop_path: float) -> torch.nn.Module:
             "or leave drop_path out"
         )
     return made
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

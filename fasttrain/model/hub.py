@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import huggingface_hub
 import timm
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 
 _NAME = re.compile(r"hf[-_]hub:(?P<repository>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
 CONFIGURED = (
@@ -115,7 +115,7 @@ def _fetch(name: str, found: str) -> HubModel:
         versions = f"timm {timm.__version__} does not work with huggingface_hub {huggingface_hub.__version__}"
         raise UserError(f"model = '{name}': {versions}; upgrade timm") from error
     except Exception as error:  # the hub client raises errors of httpx, of requests and its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"model = '{name}': its config.json can't be downloaded ({type(error).__name__}: {reason}); check the "
             "name, log in with `hf auth login`, or give timm's name of the architecture with --weights FILE"

@@ -15,7 +15,7 @@ import timm
 import torch
 
 from fasttrain.config.model_name import is_own
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.model.names import pretrained_config, require_model, timm_arguments
 
 _LEAST, _GREATEST = 16, 2048  # px, the range of --image-size
@@ -103,7 +103,7 @@ def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[i
             model = timm.create_model(**{**timm_arguments(name), "num_classes": _CLASSES, **sized}).eval()
             output = model(torch.zeros(1, 3, side, side))
     except Exception as error:  # timm and torch raise many kinds of errors for a size that does not fit
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 

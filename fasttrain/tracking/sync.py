@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, first_line
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, Entry, Record, record_files
 from fasttrain.tracking.store import Store, configured_uri, is_remote, local_uri, set_environment, shown
@@ -233,5 +233,5 @@ def reason(error: BaseException) -> str:
     while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
         seen.add(id(inner))
         error = inner
-    text = shown((str(error) or type(error).__name__).splitlines()[0])
+    text = shown(first_line(error))
     return text if len(text) <= 160 else text[:159] + "…"
