@@ -9,7 +9,10 @@ from job import MODEL, Job, Predict, report
 
 
 def train(job: Job) -> Predict:
-    """Train with the job's options, which are settings of `fasttrain.train`; `minutes` is what is left of the time."""
+    """Train with the job's options, which are settings of `fasttrain.train`; `minutes` is what is left of the time.
+
+    The job's epochs are those in which the entire model trains. Epochs of the head alone come before them.
+    """
     from fasttrain import convert, predict, train
     from fasttrain.config.load import resolve
 
@@ -30,7 +33,7 @@ def train(job: Job) -> Predict:
     if "minutes" in settings:
         settings["minutes"] = (job.seconds - (time.time() - job.began)) / 60
     elif job.epochs is not None:
-        settings["epochs"] = job.epochs
+        settings["epochs"] = job.epochs + settings.get("head_epochs", 0)
     run = train(**settings)
     tta = resolve(settings).tta
 
