@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from fasttrain.evaluation.label_sets import Scores, SetEvaluation, SetPredictions, Truth
 from fasttrain.evaluation.metrics import Evaluation
 
 REPLICATES = 2000
+_SET_REPLICATES = (100, 500)  # fewer for large splits: each replicate sums up all scores anew
+_SET_SCORES = 500_000_000  # a few seconds' work
 _TAIL = 0.025  # the share outside a 95 % interval, on each side
 _SEED = 0
 
@@ -45,3 +48,42 @@ def accuracy_intervals(
     low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL], axis=0)
     bound = _TAIL ** (1 / samples)
     return np.stack([np.where(share == 1, bound, low), np.where(share == 0, 1 - bound, high)], axis=1)
+
+
+def with_set_intervals(evaluation: SetEvaluation, predictions: SetPredictions) -> SetEvaluation:
+    """Return `evaluation` with 95 % intervals of `map` and of the average precision of each class with photographs."""
+    present = np.flatnonzero(predictions.labels.any(0))
+    if not len(present):
+        return evaluation
+    drawn = _drawn_precisions(predictions.labels[:, present], predictions.probabilities[:, present])
+    bounds = np.nanquantile(np.column_stack([drawn, np.nanmean(drawn, axis=1)]), [_TAIL, 1 - _TAIL], axis=0).T.tolist()
+    classes = list(evaluation.classes)
+    for label, (low, high) in zip(present.tolist(), bounds[:-1], strict=True):
+        classes[label] = replace(classes[label], ap_interval=(low, high))
+    low, high = bounds[-1]
+    return replace(evaluation, map_interval=(low, high), classes=tuple(classes))
+
+
+def _drawn_precisions(truth: Truth, scores: Scores) -> npt.NDArray[np.float64]:
+    """Return the average precision of each class in each replicate, float64 [replicates, C].
+
+    `truth`: bool [N, C], with at least one True in each class. `scores`: float32 [N, C]. It is NaN if a replicate
+    contains no photograph of the class. A photograph that is drawn k times counts k times, so the scores are sorted
+    only once.
+    """
+    count = len(truth)
+    order = np.argsort(-scores, axis=0, kind="stable")
+    truth, scores = np.take_along_axis(truth, order, 0), np.take_along_axis(scores, order, 0)
+    below = np.vstack([scores[:-1] != scores[1:], np.ones((1, scores.shape[1]), bool)])
+    rows = np.where(below, np.arange(count)[:, None], count)
+    ends = np.minimum.accumulate(rows[::-1], axis=0)[::-1]  # the last row with the same score
+    generator = np.random.default_rng(_SEED)
+    drawn = np.empty((np.clip(_SET_SCORES // truth.size, *_SET_REPLICATES), truth.shape[1]))
+    for replicate in drawn:
+        weights = np.bincount(generator.integers(0, count, count), minlength=count)[order]
+        hits = weights * truth
+        seen, found = np.cumsum(weights, axis=0), np.cumsum(hits, axis=0)
+        with np.errstate(invalid="ignore"):  # 0 / 0 before the first photograph that was drawn
+            precision = np.take_along_axis(found / seen, ends, 0)
+            replicate[:] = np.where(hits > 0, hits * precision, 0).sum(0) / found[-1]
+    return drawn

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fasttrain.evaluation.confusion import ratio
+from fasttrain.evaluation.metrics import Interval
 
 Truth = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float32]
@@ -22,7 +23,8 @@ class SetClassResult:
 
     `ap`: the average precision, or NaN if no photograph has the class. `threshold`: the probability from which the
     class counts as predicted. `precision`, `recall`, `f1`: the values at that threshold. `support`: the number of
-    photographs that have the class.
+    photographs that have the class. `ap_interval`: the 95 % interval of `ap` (see `bootstrap`), or None if it wasn't
+    computed.
     """
 
     name: str
@@ -32,6 +34,7 @@ class SetClassResult:
     recall: float
     f1: float
     support: int
+    ap_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class SetEvaluation:
     classes that occur in the split. `micro_f1`: the F1 over all decisions, a decision being a photograph and a class.
     `macro_f1`: the mean F1 of the classes that occur. Both F1 are computed at the thresholds of the classes.
     `subset_accuracy`: the share of photographs whose set of classes is predicted exactly. `hamming_loss`: the share of
-    wrong decisions. `chance`: the `map` of random scores.
+    wrong decisions. `chance`: the `map` of random scores. `map_interval`: the 95 % interval of `map` (see `bootstrap`),
+    or None if it wasn't computed.
     """
 
     samples: int
@@ -54,6 +58,7 @@ class SetEvaluation:
     hamming_loss: float
     chance: float
     classes: tuple[SetClassResult, ...]
+    map_interval: Interval | None = None
 
     EACH_EPOCH: ClassVar = ("map", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")
     """The metrics in an epoch's record, besides the loss."""
@@ -70,13 +75,16 @@ class SetEvaluation:
 
     def scalars(self) -> dict[str, float]:
         """Return the metrics by name, without those of single classes, for MLflow."""
-        return {field.name: float(getattr(self, field.name)) for field in fields(self) if field.name != "classes"}
+        names = [field.name for field in fields(self) if field.name not in ("classes", "map_interval")]
+        return {name: float(getattr(self, name)) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation for strict JSON. Numbers that aren't finite become None."""
         plain: dict[str, Any] = {"samples": self.samples}
         plain |= {name: _finite(value) for name, value in self.scalars().items() if name != "samples"}
         classes = [{**asdict(result), "ap": _finite(result.ap)} for result in self.classes]
+        if self.map_interval is not None:
+            plain["map_interval"] = self.map_interval
         return {**plain, "classes": classes, "worst_classes": [result.name for result in self.worst()]}
 
 

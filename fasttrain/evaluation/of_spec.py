@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.bootstrap import with_intervals, with_set_intervals
 from fasttrain.evaluation.calibration import with_calibration
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model, evaluate_multi_label
 from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
@@ -60,8 +60,10 @@ def evaluate_split(
 def with_certainty(evaluation: AnyEvaluation, predictions: AnyPredictions) -> AnyEvaluation:
     """Return `evaluation` with calibration errors and confidence intervals, computed from its `predictions`.
 
-    The evaluation of a multi-label model has neither, and is returned unchanged.
+    That of a multi-label model gets intervals only.
     """
-    if isinstance(evaluation, SetEvaluation) or isinstance(predictions, SetPredictions):
-        return evaluation
+    if isinstance(evaluation, SetEvaluation):
+        assert isinstance(predictions, SetPredictions)
+        return with_set_intervals(evaluation, predictions)
+    assert isinstance(predictions, Predictions)
     return with_intervals(with_calibration(evaluation, predictions))

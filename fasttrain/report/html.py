@@ -80,6 +80,7 @@ def render(report: Report) -> str:
         "setting": _setting,
         "split_title": split_title,
         "span": span,
+        "shares": "{0[0]:.3f}–{0[1]:.3f}".format,
     }
     evaluation = report.evaluation
     ranked: Sequence[ClassResult | SetClassResult]

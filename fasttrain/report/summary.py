@@ -142,7 +142,9 @@ def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
 def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
     """Return tables of a multi-label model's metrics and of its worst classes."""
     figures = _grid()
-    figures.add_row("map", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
+    figures.add_row("mAP", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
+    if evaluation.map_interval is not None:
+        figures.add_row("mAP, 95 %", "{:.4f}–{:.4f} by bootstrap".format(*evaluation.map_interval))
     figures.add_row("loss", f"{evaluation.loss:.4f}")
     figures.add_row("F1", f"micro {evaluation.micro_f1:.4f}  macro {evaluation.macro_f1:.4f}")
     figures.add_row("subset accuracy", f"{evaluation.subset_accuracy:.2%}")

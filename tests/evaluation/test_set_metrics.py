@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.evaluation.bootstrap import with_set_intervals
 from fasttrain.evaluation.label_sets import SetPredictions, average_precision, best_thresholds, evaluate_sets
 from fasttrain.model.criterion import SetCrossEntropy
 
@@ -40,6 +41,25 @@ def test_metrics_are_scikit_learns() -> None:
     )
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["map"] == result.map and plain["classes"][4]["ap"] is None
+
+
+@pytest.mark.parametrize("decimals", [8, 1])
+def test_intervals_are_those_of_photographs_drawn_one_by_one(decimals: int) -> None:
+    found = drawn(300)
+    found = SetPredictions(found.ids, found.labels, found.probabilities.round(decimals))
+    result = with_set_intervals(evaluate_sets(found, list("abcde"), 0.3), found)
+    random, maps, first = np.random.default_rng(5), [], []
+    for _ in range(600):
+        rows = random.integers(0, 300, 300)
+        resampled = SetPredictions(found.ids, found.labels[rows], found.probabilities[rows])
+        each = evaluate_sets(resampled, list("abcde"), 0.3)
+        maps.append(each.map)
+        first.append(each.classes[0].ap)
+    assert result.map_interval == pytest.approx(np.percentile(maps, [2.5, 97.5]), abs=0.015)
+    assert result.classes[0].ap_interval == pytest.approx(np.percentile(first, [2.5, 97.5]), abs=0.015)
+    assert result.classes[4].ap_interval is None
+    low, high = json.loads(json.dumps(result.to_dict(), allow_nan=False))["map_interval"]
+    assert low < result.map < high and "map_interval" not in result.scalars()
 
 
 @pytest.mark.parametrize("decimals", [8, 1])
