@@ -1,6 +1,6 @@
 """Runs the commands of docs/tutorial.md in an empty folder and writes what they print below them.
 
-python docs/scripts/record.py [PAGE]: takes three minutes on two cores. In ```console blocks a line that begins with
+python docs/scripts/record.py [PAGE]: takes five minutes on two cores. In ```console blocks a line that begins with
 "$ " is a command; the rest of a block is replaced. The run's pictures are copied beside the page.
 """
 
