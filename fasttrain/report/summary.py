@@ -45,30 +45,32 @@ def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
 
 
-def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
+def epoch_line(record: Mapping[str, Any], *, epochs: int, monitored: str = "val loss") -> Text:
     """Return two lines about an epoch.
 
-    `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have.
+    `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have. `monitored`:
+    the short name of the metric that chooses the best epoch (see `Monitor`).
     """
     width = len(str(epochs))
     head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
     text.append(_trained(record) + _validated(record), style="not bold")
     if record.get("phase") == "refit":
-        text.append("\n  refit     ", "green")
+        outcome, colour = "refit", "green"
     else:
-        outcome = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
-        text.append(*outcome)
+        outcome, colour = (f"best {monitored}", "green") if record["improved"] else ("no better", "yellow")
+    text.append(f"\n  {outcome:<13}", colour)
     field, _, short = epoch_parameter(record)
     text.append(
-        f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
+        f"  {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
         f"  {record['img/s']:,.0f} img/s  data wait {record['wait_share']:.1%}",
         style="not bold",
     )
     if record.get("bad_samples"):
         text.append(f"  {record['bad_samples']:,} bad left out", "yellow")
     if "cuda_peak_bytes" in record:
-        text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
+        gib = record["cuda_peak_bytes"] / 2**30
+        text.append(f"  {gib:.{1 if gib < 10 else 0}f} GiB", style="not bold")
     return text
 
 
