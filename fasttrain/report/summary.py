@@ -33,6 +33,11 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
 
 
+def is_probe(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all epochs of a run, which isn't empty, only fitted the classifier, each with an L2 penalty."""
+    return bool(history) and all("l2" in record for record in history)
+
+
 def is_multi_label(record: Mapping[str, Any]) -> bool:
     """Return whether an epoch's record is that of a multi-label run."""
     return "train_subset_accuracy" in record
@@ -119,7 +124,7 @@ def evaluation_table(
         figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
     worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
     worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=25, header_style="bold")
-    for name in ("F1", "precision", "recall", "95 %", "samples"):
+    for name in ("F1", "precision", "recall", "recall, 95 %", "samples"):
         worst.add_column(name, justify="right", header_style="bold")
     for each in evaluation.worst(WORST):
         worst.add_row(
