@@ -16,6 +16,7 @@ from fasttrain.report.charts import FEW, learning_charts, reliability_chart, spe
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
 from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, is_probe, percent, span, split_title
+from fasttrain.text import probability_percent
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
@@ -80,6 +81,7 @@ def render(report: Report) -> str:
         "setting": _setting,
         "split_title": split_title,
         "span": span,
+        "probability": lambda share: f"{probability_percent(share)}\u00a0%",
     }
     evaluation = report.evaluation
     ranked: Sequence[ClassResult | SetClassResult]
