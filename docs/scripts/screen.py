@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS = 100
+SHOWN_FOLDER = "/home/you"  # not ~, which no sqlite:/// address takes
 _CLIP = re.compile(r'(clip-terminal">\s*<rect [^>]*height=")([\d.]+)')
 _FEET = 6  # px, which fit between the last line and the window's edge
 _MOVING = re.compile("[━⠀-⣿]")  # progress bars and spinners, of which a terminal keeps nothing
@@ -37,7 +38,7 @@ def draw(out: Path, folder: Path, commands: list[str]) -> None:
             shell = ["bash", "-c", f"set -o pipefail; {command}"]
             done = subprocess.run(shell, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
             console.print(Text.assemble(("$ ", "bold green"), (command.partition(" | ")[0], "bold")))
-            printed = done.stdout.decode().replace(str(folder), "~")
+            printed = done.stdout.decode().replace(str(folder), SHOWN_FOLDER)
             lines = [line for line in printed.split("\n") if not _MOVING.search(line)]
             console.print(Text.from_ansi("\n".join(lines)))
     # A page that shows the picture loads no fonts for it.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fasttrain.training.result import TrainResult
 
 WORST = 5  # classes in the list of the worst
+_SHOWN = {".safetensors": "the trained model", ".html": "the run on one page"}
+"""The files of a run that its summary names, by their suffix. The others are counted."""
 
 
 def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -222,8 +224,10 @@ def run_summary(
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
     places = _grid()
     places.add_row("run folder", _path(result.folder))
-    for path in artifacts:
-        places.add_row("", Text(_below(path, result.folder)))
+    for path in (each for each in artifacts if each.suffix in _SHOWN):
+        places.add_row("", Text(f"{_below(path, result.folder)}, {_SHOWN[path.suffix]}"))
+    if more := sum(each.suffix not in _SHOWN for each in artifacts):
+        places.add_row("", f"and {more} more file{'s' * (more > 1)}")
     if tracker.uri is not None:
         places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
         places.add_row("MLflow store", _path(tracker.uri))
@@ -237,7 +241,7 @@ def run_summary(
         Text("artifacts", style="bold"),
         _indented(places),
         Text("next", style="bold"),
-        _indented(_next_steps(result.folder, artifacts)),
+        _indented(_next_steps(result.folder, artifacts, tracked=tracker.uri is not None)),
     )
 
 
@@ -245,10 +249,12 @@ def _macro_f1(record: Mapping[str, Any]) -> str:
     return f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else ""
 
 
-def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:
+def _next_steps(folder: Path, artifacts: Sequence[Path], *, tracked: bool) -> RenderableType:
     steps = _grid()
     for page in (path for path in artifacts if path.suffix == ".html"):
         steps.add_row("look", _path(page))
+    if tracked:
+        steps.add_row("compare", "fasttrain ui, for MLflow's page")
     steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
     return steps
 
