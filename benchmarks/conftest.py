@@ -1,7 +1,7 @@
 """Options, photographs and results of the benchmarks. `pytest benchmarks/` runs all of them.
 
---short          only ours and the floor, fewer rounds: for CI
---ratio-check    fails where a ratio to the floor is over 40 % below the one in benchmarks/baseline.json
+--short          only ours and the full decode, fewer rounds: for CI
+--ratio-check    fails where a ratio to a full decode is over 40 % below the one in benchmarks/baseline.json
 --ratio-save     writes benchmarks/baseline.json
 --results DIR    where JSON, tables and pictures go (default: build/benchmarks)
 --photographs    a folder of class folders ($FASTTRAIN_BENCH_PHOTOS); else some are made from Debian's backgrounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from results import SHOWN
 from rounds import measure_rates
 
 
@@ -34,7 +35,9 @@ def test_image_size(made_photographs, contenders, results):
         [f"{size} px", *(f"{found[name]:,.0f}" for name in names), f"{found['native'] / found['torchvision v2']:.1f}"]
         for size, found in part.items()
     ]
-    results.add_table("image_size", ["longest side", *names, "native / torchvision v2"], rows)
+    results.add_table(
+        "image_size", ["longest side", *(SHOWN.get(name, name) for name in names), "native / torchvision v2"], rows
+    )
 
 
 def test_threads(photographs, contenders, results):
@@ -44,7 +47,7 @@ def test_threads(photographs, contenders, results):
         part[threads] = interleaved(running, rounds=5)
     results.add("threads", part)
     rows = [[str(threads), *(f"{rate:,.0f}" for rate in found.values())] for threads, found in part.items()]
-    results.add_table("threads", ["threads", *part[1]], rows)
+    results.add_table("threads", ["threads", *(SHOWN.get(name, name) for name in part[1])], rows)
 
 
 def test_a_consumer_as_fast_as_a_gpu(photographs, contenders, results):

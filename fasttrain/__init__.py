@@ -1,4 +1,4 @@
-"""fasttrain: image-classification training whose data pipeline never makes the accelerator wait.
+"""fasttrain: image-classification training that decodes only the part of a photograph under its crop.
 
 `from fasttrain import convert, train, evaluate, predict` imports the commands of the command line as functions.
 `Loader` is the data pipeline alone, for your own training loop.

@@ -4,9 +4,14 @@ them."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from fasttrain.errors import UserError
 from fasttrain.machine import relative_path
@@ -19,7 +24,30 @@ def install(extra: str) -> str:
     pip = shutil.which("pip")
     same_environment = pip is not None and Path(pip).parent == Path(sys.executable).parent
     python = min(sys.executable, relative_path(sys.executable), key=len)
-    return ("pip" if same_environment else f"{python} -m pip") + f" install '{DISTRIBUTION}[{extra}]'"
+    return ("pip" if same_environment else f"{python} -m pip") + f" install {_requirement(extra)}"
+
+
+def _requirement(extra: str) -> str:
+    """Return pip's arguments for `extra` of the installed fasttrain: of its clone, its wheel's file, or an index."""
+    origin = _origin()
+    if not (url := str(origin.get("url", ""))).startswith("file:"):
+        return f"'{DISTRIBUTION}[{extra}]'"
+    path = Path(url2pathname(urlsplit(url).path))
+    clone = "." if path == Path.cwd() else str(path)
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    return f"{editable}'{clone}[{extra}]'"
+
+
+def _origin() -> dict[str, Any]:
+    """Return what pip recorded of a clone or a file that fasttrain was installed from. Empty if it came from an index.
+
+    The format is that of `direct_url.json` in the Python packaging specifications.
+    """
+    try:
+        text = distribution(DISTRIBUTION).read_text("direct_url.json")
+    except PackageNotFoundError:
+        return {}
+    return dict(json.loads(text)) if text else {}
 
 
 def dali_extra(cuda: str | None) -> str:

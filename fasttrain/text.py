@@ -1,4 +1,5 @@
-"""Read text files in the encodings that editors save, and suggest the nearest valid name for a misspelt one."""
+"""Read text files in the encodings that editors save, suggest the nearest valid name for a misspelt one, and format
+probabilities."""
 
 from __future__ import annotations
 
@@ -16,6 +17,14 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
+
+def probability_percent(probability: float) -> str:
+    """Return a probability in [0, 1] in percent, with one decimal: "12.3" for 0.1234.
+
+    The most is "99.9", as a "100.0" beside other classes that have a part would contradict them.
+    """
+    return f"{100 * min(probability, 0.999):.1f}"
 
 
 def read_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import fasttrain
+from fasttrain import extras
 from fasttrain.commands import doctor
 from fasttrain.commands.doctor import dali_mismatch
 from fasttrain.extras import DISTRIBUTION, dali_extra, install
@@ -47,7 +49,8 @@ def test_no_installation_names_the_other_project():
 
 
 def test_extras_that_are_named_exist():
-    named = {extra for text in texts().values() for extra in re.findall(DISTRIBUTION + r"\[([\w-]+)\]", text)}
+    command = re.compile(rf"(?:{DISTRIBUTION}|pip install -e '\.)\[([\w,-]+)\]")
+    named = {extra for text in texts().values() for found in command.findall(text) for extra in found.split(",")}
     assert {"dali", "dali-cuda130", "export", "s3"} <= named <= set(PROJECT["optional-dependencies"])
 
 
@@ -61,6 +64,32 @@ def test_dali_is_that_for_torchs_cuda(cuda, wheel):
     other = dali_mismatch(11, cuda)
     assert cuda == "11.8" or f"pip uninstall nvidia-dali-cuda110, then {install(dali_extra(cuda))}" in other
     assert dali_mismatch(int(cuda[:2]), cuda) == ""
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"),
+    [
+        ({"url": "file:///opt/fast%20train", "dir_info": {"editable": True}}, "-e '/opt/fast train[s3]'"),
+        ({"url": "file:///opt/fasttrain", "dir_info": {}}, "'/opt/fasttrain[s3]'"),
+        ({"url": "file:///opt/f.whl", "archive_info": {}}, "'/opt/f.whl[s3]'"),
+        ({"url": "https://host/f.whl", "archive_info": {}}, f"'{DISTRIBUTION}[s3]'"),
+        (None, f"'{DISTRIBUTION}[s3]'"),
+    ],
+)
+def test_an_extra_is_installed_from_where_fasttrain_came_from(origin, wanted, tmp_path, monkeypatch):
+    info = tmp_path / f"{DISTRIBUTION.replace('-', '_')}-9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: 9\n")
+    if origin is not None:
+        (info / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert install("s3").endswith(f"pip install {wanted}")
+
+
+def test_in_the_clone_its_path_is_a_dot(tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "_origin", lambda: {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+    monkeypatch.chdir(tmp_path)
+    assert install("s3").endswith("pip install -e '.[s3]'")
 
 
 def test_without_cuda_any_dali_will_do():

@@ -12,7 +12,7 @@ from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.load import read_toml
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import open_source
-from fasttrain.text import read_text
+from fasttrain.text import probability_percent, read_text
 
 _TEXT = "apple/000\ncrème/001\n"
 _MARKED = {
@@ -102,6 +102,13 @@ def test_settings_in_another_encoding_name_the_file_and_line(tmp_path: Path) -> 
     (tmp_path / "c.toml").write_bytes('epochs = 1\nrun_name = "crème"\n'.encode("cp1252"))
     with pytest.raises(UserError, match=r"c\.toml: line 2: the byte 0xE8 is not UTF-8"):
         read_toml(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"), [(0.1234, "12.3"), (0.9994, "99.9"), (0.99996, "99.9"), (1.0, "99.9"), (0.0, "0.0")]
+)
+def test_no_probability_is_shown_as_certain(probability: float, said: str) -> None:
+    assert probability_percent(probability) == said
 
 
 def test_a_models_description_with_a_mark(model_folder: Path, tmp_path: Path) -> None:

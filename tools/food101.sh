@@ -14,12 +14,12 @@ read -ra seeds <<<"${FOOD101_SEEDS:-1 2 3}"
 mkdir -p "$out"
 
 { nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null || echo none; } | head -1 >"$out/gpu.txt"
-"$python" -m fasttrain convert --source "${FOOD101_SOURCE:-food101}" --out "$out/shards"
+"$python" -m fasttrain convert "${FOOD101_SOURCE:-food101}" --out "$out/shards"
 for seed in "${seeds[@]}"; do
     for model in "${models[@]}"; do
         runs=$out/runs/$model/$seed
         if ! compgen -G "$runs/*/evaluation.json" >/dev/null; then
-            "$python" -m fasttrain train --data "$out/shards" --out "$runs" --resume auto --model "$model" --seed "$seed" \
+            "$python" -m fasttrain train "$out/shards" --out "$runs" --resume auto --model "$model" --seed "$seed" \
                 --recipe accurate --amp --no-track "$@"
         fi
         "$python" "$root/tools/food101_table.py" "$out" >"$out/food101.md.new"

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup.sh
 fasttrain=${FASTTRAIN_VENV:-.venv}/bin/fasttrain
-"$fasttrain" convert --source sample --out shards/sample
+"$fasttrain" convert sample --out shards/sample
 "$fasttrain" train --config tools/sample.toml
 newest=$(ls -td runs/*/ | head -1)
 "$fasttrain" evaluate --checkpoint "$newest" --data shards/sample

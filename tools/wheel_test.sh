@@ -53,7 +53,7 @@ assert len(bundled) == 1, f"the module does not use the wheel's libjpeg: {loaded
 assert all("site-packages" in each for each in loaded), f"the system's libjpeg is loaded: {loaded}"
 print("wheel_test: the module uses", Path(bundled[0]).name, "and", best)
 END
-bare fasttrain convert --source photographs --out shards
-bare fasttrain train --data shards --loader native --no-pretrained --image-size 64 --batch-size 8 --epochs 1 --limit-batches 2
+bare fasttrain convert photographs --out shards
+bare fasttrain train shards --loader native --no-pretrained --image-size 64 --batch-size 8 --epochs 1 --limit-batches 2
 bare fasttrain predict --checkpoint "$(echo runs/*/)" "$(find photographs -name '*.jpg' | head -1)"
 echo "wheel_test: $(basename "$wheel") works with $("$python" --version)"

@@ -1,4 +1,4 @@
-"""The floor: libjpeg-turbo decodes every pixel of each original JPEG, from memory, and nothing else is done."""
+"""Full decode: libjpeg-turbo decodes every pixel of each original JPEG, from memory, and nothing else is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Floor:
     def __init__(self, photographs: Path, folder: Path, threads: int) -> None:
         name = ctypes.util.find_library("turbojpeg")
         if name is None:
-            raise ImportError("the floor needs TurboJPEG: apt-get install libturbojpeg0")
+            raise ImportError("the full decode needs TurboJPEG: apt-get install libturbojpeg0")
         self.library = ctypes.CDLL(name)
         self.library.tjInitDecompress.restype = ctypes.c_void_p
         self.threads = threads

@@ -1,6 +1,6 @@
 """Runs the commands of docs/tutorial.md in an empty folder and writes what they print below them.
 
-python docs/scripts/record.py [PAGE]: takes three minutes on two cores. In ```console blocks a line that begins with
+python docs/scripts/record.py [PAGE]: takes five minutes on two cores. In ```console blocks a line that begins with
 "$ " is a command; the rest of a block is replaced. The run's pictures are copied beside the page.
 """
 
@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1]
-SHOWN_FOLDER = "/home/you/food"
+SHOWN_FOLDER, SHOWN_CLONE = "/home/you/food", "/home/you/fasttrain"
 BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _END = "=== end of command ==="
 
@@ -70,7 +70,8 @@ def _run(shell: subprocess.Popen[str], block: str, folder: Path) -> str:
         for line in shell.stdout:
             if line.rstrip().endswith(_END):
                 break
-            lines.append(line.rstrip().replace(str(folder), SHOWN_FOLDER))
+            shown = line.rstrip().replace(str(folder), SHOWN_FOLDER)
+            lines.append(shown.replace(str(DOCS.parent), SHOWN_CLONE))
     return "".join(f"{line}\n" for line in lines)
 
 

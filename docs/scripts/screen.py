@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS = 100
+SHOWN_FOLDER = "/home/you"  # not ~, which no sqlite:/// address takes
+_CLIP = re.compile(r'(clip-terminal">\s*<rect [^>]*height=")([\d.]+)')
+_FEET = 6  # px, which fit between the last line and the window's edge
 _MOVING = re.compile("[━⠀-⣿]")  # progress bars and spinners, of which a terminal keeps nothing
 
 
@@ -35,12 +38,17 @@ def draw(out: Path, folder: Path, commands: list[str]) -> None:
             shell = ["bash", "-c", f"set -o pipefail; {command}"]
             done = subprocess.run(shell, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
             console.print(Text.assemble(("$ ", "bold green"), (command.partition(" | ")[0], "bold")))
-            printed = done.stdout.decode().replace(str(folder), "~")
+            printed = done.stdout.decode().replace(str(folder), SHOWN_FOLDER)
             lines = [line for line in printed.split("\n") if not _MOVING.search(line)]
             console.print(Text.from_ansi("\n".join(lines)))
     # A page that shows the picture loads no fonts for it.
     picture = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="fasttrain"), flags=re.DOTALL)
-    out.write_text(picture, "utf-8")
+    out.write_text(with_whole_last_line(picture), "utf-8")
+
+
+def with_whole_last_line(picture: str) -> str:
+    """Return Rich's SVG with a taller clipping rectangle, which otherwise cuts the feet off the last line's letters."""
+    return _CLIP.sub(lambda found: f"{found[1]}{float(found[2]) + _FEET:g}", picture)
 
 
 if __name__ == "__main__":

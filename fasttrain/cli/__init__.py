@@ -52,7 +52,7 @@ def _with_hyphens(name: str) -> str:
 
 app = typer.Typer(
     name="fasttrain",
-    help="Trains image classifiers on photographs, with a data pipeline that keeps the accelerator busy. "
+    help="Trains image classifiers on photographs, and decodes only the part of each that its crop shows. "
     "Begin with `fasttrain convert FOLDER`, then run `fasttrain train --amp`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

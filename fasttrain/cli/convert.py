@@ -21,18 +21,18 @@ _MANY = 5  # files with the same reason are counted, not listed one by one
 
 def convert(
     photographs: Annotated[
-        str | None, typer.Argument(help="the same as --source", metavar="[SOURCE]", show_default=False)
-    ] = None,
-    source: Annotated[
         str | None,
-        typer.Option(
+        typer.Argument(
             help="the photographs: a folder with one subfolder per class, a zip or tar file of such a folder, a table "
             "of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt), WebDataset tars, FFCV .beton files, TFRecords, "
             "or a Hugging Face data set (hf://OWNER/NAME, a folder saved by `datasets`, Parquet files); a folder or "
             "table may be a URL (s3://bucket/photographs); or food101 (downloads Food-101) or sample (draws a small "
             "data set) \\[default: food101]",
+            metavar="[SOURCE]",
+            show_default=False,
         ),
     ] = None,
+    source: Annotated[str | None, typer.Option(help="the same as the argument SOURCE")] = None,
     out: Annotated[
         str | None,
         typer.Option(

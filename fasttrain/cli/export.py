@@ -30,7 +30,7 @@ def export(
         str | None,
         typer.Option(
             help="photographs to check the file with: shards, a folder or a photograph; default: the data of the run, "
-            "or drawn pictures if that is missing"
+            "or drawn photographs if that is missing"
         ),
     ] = None,
     photographs: Annotated[int, typer.Option(min=1, help="number of photographs to check the file with")] = 64,

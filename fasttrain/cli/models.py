@@ -25,7 +25,7 @@ def models(
         bool, typer.Option("--measure", help="measure training steps of the listed models here; seconds for each")
     ] = False,
     device: Annotated[str, typer.Option(help="with --measure: auto, cpu, cuda, cuda:N or mps")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="with --measure: pictures per step")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="with --measure: images per step")] = 32,
     amp: Annotated[bool, typer.Option("--amp", help="with --measure: use mixed precision (bf16)")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -77,4 +77,4 @@ def models(
         console.print(f"and {len(matching) - limit:,} more (increase --limit, now {limit})", style="dim")
     console.print(f"top-1 on ImageNet: timm's results of {date}, {address}", style="dim", soft_wrap=True)
     if measure:
-        console.print(f"img/s: training steps of {batch_size} random pictures on {on}", style="dim")
+        console.print(f"img/s: training steps of {batch_size} random images on {on}", style="dim")

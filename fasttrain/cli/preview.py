@@ -38,7 +38,7 @@ def preview_command() -> SettingsCommand:
                 help="compare loaders, such as native,dali,ffcv,torchvision: a row for each with the same photographs"
             ),
         ] = None,
-        out: Annotated[Path, typer.Option(help="the picture file to write: .png, .jpg or .webp")] = Path("preview.png"),
+        out: Annotated[Path, typer.Option(help="the image file to write: .png, .jpg or .webp")] = Path("preview.png"),
         **given: Any,
     ) -> None:
         """Draws a contact sheet of photographs as the model sees them, cropped and augmented or as in evaluation."""

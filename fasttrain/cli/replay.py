@@ -12,7 +12,7 @@ def replay(
     run: Annotated[Path, typer.Argument(help="the folder of a run that diverged, or a file in it", metavar="RUN")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     sheet: Annotated[
-        Path | None, typer.Option(help="the picture file for the batch; default: next to the saved step, as .png")
+        Path | None, typer.Option(help="the image file for the batch; default: next to the saved step, as .png")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:

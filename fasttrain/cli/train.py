@@ -27,7 +27,10 @@ ConfigFile = Annotated[
 ]
 
 
-DataSet = Annotated[str | None, typer.Argument(help="the same as --data", metavar="[DATA]", show_default=False)]
+DataSet = Annotated[
+    str | None,
+    typer.Argument(help="shards, or a folder of photographs: the same as --data", metavar="[DATA]", show_default=False),
+]
 
 
 def take_argument(data_set: str | None, given: dict[str, Any]) -> None:

@@ -344,7 +344,12 @@ class Run:
         if self.ranks.main:
             self.folder.write_history(state.history)
         self.tracker.sync()
-        tell(self.console, "epoch", record, epoch_line(record, epochs=self.parts.last_epoch))
+        tell(
+            self.console,
+            "epoch",
+            record,
+            epoch_line(record, epochs=self.parts.last_epoch, monitored=self.config.monitored.short),
+        )
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
         agreed = self._agree()

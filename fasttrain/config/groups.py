@@ -89,7 +89,7 @@ class DataSettings(Settings):
         0.5, ge=0, le=1, description="probability of a horizontal flip; 0 if mirror images are wrong, as for letters"
     )
     vflip: float = Field(
-        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures that may be upside down (aerial)"
+        0.0, ge=0, le=1, description="probability of a vertical flip, for photographs that may be upside down (aerial)"
     )
     progressive: Progressive | None = Field(
         None, description="let the training images grow over the epochs, such as 128:224 px; evaluation keeps its size"

@@ -12,13 +12,15 @@ MonitorName = Literal["val_loss", "top1", "macro_f1", "map", "auto"]
 class Monitor:
     """A metric that can choose the best epoch.
 
-    `metric` is its attribute of an `Evaluation`, `field` its key in an epoch's record, `title` its description.
+    `metric` is its attribute of an `Evaluation`, `field` its key in an epoch's record, `title` its description, `short`
+    its name in an epoch's lines in a terminal.
     """
 
     metric: str
     field: str
     greater_is_better: bool
     title: str
+    short: str
 
     def of(self, evaluation: Any) -> float:
         """Return the value of the metric in `evaluation`, an `Evaluation` or a `SetEvaluation`."""
@@ -34,9 +36,9 @@ class Monitor:
 
 
 MONITORS: dict[str, Monitor] = {
-    "val_loss": Monitor("loss", "val_loss", False, "lowest validation loss"),
-    "top1": Monitor("top1", "val_top1", True, "highest validation top-1"),
-    "macro_f1": Monitor("macro_f1", "val_macro_f1", True, "highest validation macro F1"),
-    "map": Monitor("map", "val_map", True, "highest validation mAP"),
+    "val_loss": Monitor("loss", "val_loss", False, "lowest validation loss", "val loss"),
+    "top1": Monitor("top1", "val_top1", True, "highest validation top-1", "val acc"),
+    "macro_f1": Monitor("macro_f1", "val_macro_f1", True, "highest validation macro F1", "val F1"),
+    "map": Monitor("map", "val_map", True, "highest validation mAP", "val mAP"),
 }
 """The metrics by their names in the setting `monitor`."""

@@ -11,6 +11,8 @@ from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import Evaluation
 
 BINS = 15
+CALIBRATED = 0.02
+"""How far the mean confidence may be from the accuracy in a model that is called well calibrated."""
 
 
 @dataclass(frozen=True)

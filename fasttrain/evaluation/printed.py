@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO
 
 from fasttrain.errors import UserError
-from fasttrain.text import nearest
+from fasttrain.text import nearest, probability_percent
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.predict import Prediction
@@ -101,8 +101,11 @@ def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) ->
         path = _fitting(str(each.image), width, names)
         first = 0 if each.unknown else 1
         rest = zip(each.classes[first:], each.probabilities[first:], strict=True)
-        others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _LEAST_SHOWN)
-        line = f"{path:<{names}}  {each.answer:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
+        others = ", ".join(
+            f"{name} {probability_percent(probability)}%" for name, probability in rest if probability >= _LEAST_SHOWN
+        )
+        likeliest = probability_percent(each.probabilities[0])
+        line = f"{path:<{names}}  {each.answer:<{classes}}  {likeliest:>5}%  {others}".rstrip()
         if width is not None and len(line) > width:
             line = line[: width - 1] + "…"
         out.write(line + "\n")
@@ -112,7 +115,7 @@ def _table_of_sets(predictions: Iterable[Prediction], out: TextIO, width: int | 
     out.write(f"{'photograph':<{names}}  classes\n")
     for each in predictions:
         pairs = zip(each.classes, each.probabilities, strict=True)
-        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs) or "none"
+        classes = ", ".join(f"{name} {probability_percent(probability)}%" for name, probability in pairs) or "none"
         line = f"{_fitting(str(each.image), width, names):<{names}}  {classes}"
         out.write((line if width is None or len(line) <= width else line[: width - 1] + "…") + "\n")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrain.report.figures import falls_by_factors, reliability_parts
-from fasttrain.report.summary import epoch_parameter, is_multi_label
+from fasttrain.report.summary import epoch_parameter, is_multi_label, is_probe
 from fasttrain.training.result import RECORDED
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ def _by_epoch(
     share: bool = False,
     log: bool = False,
 ) -> Chart:
-    """Return a chart of `fields` of the records by epoch. `share`: values are shares, shown in percent."""
+    """Return a chart of `fields` of the records by epoch, which is called a try in a linear probe.
+
+    `share`: values are shares, shown in percent.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(_SIZE)
@@ -144,7 +147,7 @@ def _by_epoch(
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel("try" if is_probe(history) else "epoch")
     if not log:
         shown = [record[field] for field in fields for record in history if field in record]
         top, low = 1.08 * max(0, *shown), 1.08 * min(0, *shown)

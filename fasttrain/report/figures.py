@@ -19,7 +19,7 @@ from fasttrain.evaluation.confusion import cells_of
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.report.figure_file import missing_glyphs_as_boxes, write_figure
-from fasttrain.report.summary import epoch_parameter, is_multi_label, percent
+from fasttrain.report.summary import epoch_parameter, is_multi_label, is_probe, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
-    epochs = [record["epoch"] for record in history]
+    epochs, epoch = [record["epoch"] for record in history], "try" if is_probe(history) else "epoch"
     marker = "o" if len(epochs) <= 40 else ""
 
     def draw(axes: Axes, field: str, label: str, colour: str) -> None:
@@ -134,12 +134,12 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     accuracy.set_ylim(0, 1)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=UNIT))
     for axes in (loss, accuracy, rate):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(epoch)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if best_epoch is not None:
-            axes.axvline(best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: epoch {best_epoch}")
+            axes.axvline(best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: {epoch} {best_epoch}")
     loss.legend(frameon=False)
     if sets:
         accuracy.legend(frameon=False)

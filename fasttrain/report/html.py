@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fasttrain.errors import of_os
 from fasttrain.evaluation.baseline import majority_baseline
-from fasttrain.evaluation.calibration import calibration_of, uncalibrated
+from fasttrain.evaluation.calibration import CALIBRATED, calibration_of, uncalibrated
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, percent, span, split_title
+from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, is_probe, percent, span, split_title
+from fasttrain.text import probability_percent
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
@@ -81,6 +82,7 @@ def render(report: Report) -> str:
         "split_title": split_title,
         "span": span,
         "shares": "{0[0]:.3f}–{0[1]:.3f}".format,
+        "probability": lambda share: f"{probability_percent(share)}\u00a0%",
     }
     evaluation = report.evaluation
     ranked: Sequence[ClassResult | SetClassResult]
@@ -99,7 +101,8 @@ def render(report: Report) -> str:
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
         accuracies=accuracy_rows(report.history[-1]) if report.history else (),
-        speed=speed_charts(report.history) if report.history else (),
+        probe=is_probe(report.history),
+        speed=() if not report.history or is_probe(report.history) else speed_charts(report.history),
         **single_label_parts,
         ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
         ranked_of=len(ranked),
@@ -118,6 +121,7 @@ def _single_label_parts(evaluation: Evaluation, predictions: Predictions) -> dic
         "calibration": calibration,
         "uncalibrated": uncalibrated(predictions),
         "reliability": reliability_chart(calibration),
+        "tolerance": CALIBRATED,
         "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         "matrix": matrix_view(evaluation.confusion_matrix, names),
         "baseline": majority_baseline(evaluation),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report
 from fasttrain.report.photographs import BatchPicture, Picture, worst_classes
-from fasttrain.report.summary import duration, percent, split_title
+from fasttrain.report.summary import duration, is_probe, percent, split_title
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
 
@@ -64,14 +64,15 @@ def report_of_run(
     waited = sum(record["wait_share"] * record["epoch_seconds"] for record in history)
     rate = sum(record["img/s"] for record in history) / len(history)
     count = sum(parameter.numel() for parameter in model.parameters())
+    probe, best = is_probe(history), f"{result.best_epoch} of {len(history)}, {result.chosen_by}"
     facts = [
-        ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *(_probe_facts(result) if probe else [("best epoch", best)]),
         *([("refit", _REFITTED)] if result.refit_epochs else []),
         *([("weights", result.averaged.description)] if result.averaged is not None else []),
-        *_phase_facts(history),
+        *([] if probe else _phase_facts(history)),
         ("time", duration(result.seconds)),
-        ("training speed", f"{rate:,.0f} images/s"),
-        ("waiting for data", percent(waited / seconds if seconds else 0.0)),
+        *([] if probe else [("training speed", f"{rate:,.0f} images/s")]),
+        *([] if probe else [("waiting for data", percent(waited / seconds if seconds else 0.0))]),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
         ("image size", _image_size(config, spec)),
         *_data_facts(shards),
@@ -86,7 +87,10 @@ def report_of_run(
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
     ]
-    if not result.refit_epochs:
+    if config.linear_probe and config.minutes is None:
+        tuned = f"fasttrain train --resume {run} --no-linear-probe --epochs {len(history) + 5}"
+        commands.append(("Train the entire model from here, for five epochs", tuned))
+    elif not probe and not result.refit_epochs:
         commands.append(("Train it for more epochs", f"fasttrain train --resume {run} {more}"))
     settings = config.plain()
     return Report(
@@ -98,11 +102,11 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards, maps=maps),
         history=history,
         best_epoch=result.best_epoch,
-        weights=result.weights_said,
+        weights=f"classifier of try {result.best_epoch}" if probe else result.weights_said,
         facts=facts,
         commands=commands,
         batch=batch,
-        batch_note=_batch_note(config, shown=len(batch)),
+        batch_note="" if probe else _batch_note(config, shown=len(batch)),
         config=settings,
         changed=config.changed(settings),
         versions=versions(device),
@@ -192,6 +196,12 @@ def versions(device: torch.device) -> dict[str, str]:
     return found
 
 
+def _probe_facts(result: TrainResult) -> list[tuple[str, str]]:
+    """Return what was trained in a linear probe, and the L2 penalty that was chosen."""
+    chosen = f"{result.best['l2']:.3g}, try {result.best_epoch} of {len(result.history)}, {result.chosen_by}"
+    return [("trained", "only the classifier, on features without augmentation"), ("L2 penalty", chosen)]
+
+
 def _phase_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     head = sum(record.get("phase") == "head" for record in history)
     return [("phases", f"epochs 1 to {head}: only the classifier")] if head else []
@@ -214,8 +224,6 @@ def _device(device: torch.device) -> str:
 
 def _batch_note(config: TrainConfig, *, shown: int) -> str:
     """Return a sentence about the `shown` pictures of the first batch, or the reason that there are none."""
-    if config.linear_probe:
-        return "There is no batch: the head was trained on features, computed once per photograph without augmentation."
     if not shown:
         return "The first batch can't be shown, because its shards are no longer on this machine."
     steps = ["crop and flip" if config.hflip or config.vflip else "crop"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fasttrain.training.result import TrainResult
 
 WORST = 5  # classes in the list of the worst
+_SHOWN = {".safetensors": "the trained model", ".html": "the run on one page"}
+"""The files of a run that its summary names, by their suffix. The others are counted."""
 
 
 def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -31,6 +33,11 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     learning rate.
     """
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
+
+
+def is_probe(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all epochs of a run, which isn't empty, only fitted the classifier, each with an L2 penalty."""
+    return bool(history) and all("l2" in record for record in history)
 
 
 def is_multi_label(record: Mapping[str, Any]) -> bool:
@@ -45,30 +52,32 @@ def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
 
 
-def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
+def epoch_line(record: Mapping[str, Any], *, epochs: int, monitored: str = "val loss") -> Text:
     """Return two lines about an epoch.
 
-    `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have.
+    `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have. `monitored`:
+    the short name of the metric that chooses the best epoch (see `Monitor`).
     """
     width = len(str(epochs))
     head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
     text.append(_trained(record) + _validated(record), style="not bold")
     if record.get("phase") == "refit":
-        text.append("\n  refit     ", "green")
+        outcome, colour = "refit", "green"
     else:
-        outcome = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
-        text.append(*outcome)
+        outcome, colour = (f"best {monitored}", "green") if record["improved"] else ("no better", "yellow")
+    text.append(f"\n  {outcome:<13}", colour)
     field, _, short = epoch_parameter(record)
     text.append(
-        f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
+        f"  {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
         f"  {record['img/s']:,.0f} img/s  data wait {record['wait_share']:.1%}",
         style="not bold",
     )
     if record.get("bad_samples"):
         text.append(f"  {record['bad_samples']:,} bad left out", "yellow")
     if "cuda_peak_bytes" in record:
-        text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
+        gib = record["cuda_peak_bytes"] / 2**30
+        text.append(f"  {gib:.{1 if gib < 10 else 0}f} GiB", style="not bold")
     return text
 
 
@@ -117,7 +126,7 @@ def evaluation_table(
         figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
     worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
     worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=25, header_style="bold")
-    for name in ("F1", "precision", "recall", "95 %", "samples"):
+    for name in ("F1", "precision", "recall", "recall, 95 %", "samples"):
         worst.add_column(name, justify="right", header_style="bold")
     for each in evaluation.worst(WORST):
         worst.add_row(
@@ -217,8 +226,10 @@ def run_summary(
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
     places = _grid()
     places.add_row("run folder", _path(result.folder))
-    for path in artifacts:
-        places.add_row("", Text(_below(path, result.folder)))
+    for path in (each for each in artifacts if each.suffix in _SHOWN):
+        places.add_row("", Text(f"{_below(path, result.folder)}, {_SHOWN[path.suffix]}"))
+    if more := sum(each.suffix not in _SHOWN for each in artifacts):
+        places.add_row("", f"and {more} more file{'s' * (more > 1)}")
     if tracker.uri is not None:
         places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
         places.add_row("MLflow store", _path(tracker.uri))
@@ -232,7 +243,7 @@ def run_summary(
         Text("artifacts", style="bold"),
         _indented(places),
         Text("next", style="bold"),
-        _indented(_next_steps(result.folder, artifacts)),
+        _indented(_next_steps(result.folder, artifacts, tracked=tracker.uri is not None)),
     )
 
 
@@ -240,10 +251,12 @@ def _macro_f1(record: Mapping[str, Any]) -> str:
     return f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else ""
 
 
-def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:
+def _next_steps(folder: Path, artifacts: Sequence[Path], *, tracked: bool) -> RenderableType:
     steps = _grid()
     for page in (path for path in artifacts if path.suffix == ".html"):
         steps.add_row("look", _path(page))
+    if tracked:
+        steps.add_row("compare", "fasttrain ui, for MLflow's page")
     steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
     return steps
 

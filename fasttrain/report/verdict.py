@@ -11,6 +11,7 @@ import numpy as np
 from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.report.summary import is_probe
 
 NEAR = 1.1  # a model is near its baseline up to this multiple of it
 _REASONS = 2  # the most reasons to name
@@ -57,7 +58,7 @@ def _may_be_chance(evaluation: Evaluation, share: float) -> bool:
 
 def _loss_reasons(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
     """Return a reason if the training loss ended above `exploded` or did not fall, else an empty list."""
-    if not history:
+    if not history or is_probe(history):  # each fit of a probe ends at the lowest loss, without a learning rate
         return []
     losses = [record["train_loss"] for record in history]
     last = max(losses[-1], history[-1].get("val_loss", 0.0))
@@ -85,10 +86,12 @@ def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretra
     if learned > share + _LEARNED:
         return [
             f"it learned the training photographs ({_percent(learned)}), but the evaluated ones may differ",
-            "too few photographs for so many epochs",
+            "too few photographs" if is_probe(history) else "too few photographs for so many epochs",
         ]
     reasons = [] if pretrained else ["it began without pretrained weights"]
-    if len(history) <= _FEW_EPOCHS:
+    if is_probe(history):
+        reasons.append("the classifier alone was trained, so leave --linear-probe out")
+    elif len(history) <= _FEW_EPOCHS:
         reasons.append(f"{len(history)} epoch{'s' * (len(history) > 1)} may be too few")
     return reasons or ["the labels may be wrong (fasttrain inspect --labels)"]
 

@@ -223,7 +223,7 @@ def ensure_shards(
     if (data / MANIFEST).exists():
         return data
     if data.is_file():
-        raise UserError(f"{data} is a file; make shards of it: fasttrain convert --source {data} --out shards")
+        raise UserError(f"{data} is a file; make shards of it: fasttrain convert {data} --out shards")
     if not data.is_dir() or (data / PARTS).exists():
         read_manifest(data)  # raises an error that explains what is wrong
     least_classes = 2 if known is None else 1

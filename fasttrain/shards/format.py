@@ -265,4 +265,4 @@ def _no_manifest(folder: Path) -> str:
     if (folder / PARTS).is_dir():
         return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to resume it"
     what = "holds no shards" if folder.is_dir() else "does not exist"
-    return f"{folder} {what}; make some: fasttrain convert --source DIR --out {folder}"
+    return f"{folder} {what}; make some: fasttrain convert DIR --out {folder}"

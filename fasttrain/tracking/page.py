@@ -20,6 +20,7 @@ from fasttrain.stop import StopRequest
 from fasttrain.tracking.store import artifact_location, home_for_mlflow, is_remote, set_environment, shown
 
 _GRACE_S = 5.0
+_TRAINING = "?workflowType=machine_learning"
 
 
 def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
@@ -52,7 +53,10 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
                 if server.poll() is not None:
                     raise UserError(f"MLflow's server on {shown(uri)} ended: {_last_line(log)}")
                 if not reported and (reported := _answers(page)):
-                    say(f"MLflow: {_address_of_runs(page)} (Ctrl-C ends it), on {shown(uri)}")
+                    experiment, run = _addresses(page)
+                    say(f"MLflow: {experiment} (Ctrl-C ends it), on {shown(uri)}")
+                    if run is not None:
+                        say(f"newest run: {run}")
                 time.sleep(0.2)
         finally:
             end_all(server, _GRACE_S)
@@ -80,18 +84,23 @@ def _answers(page: str) -> bool:
         return False
 
 
-def _address_of_runs(page: str) -> str:
-    """Return the address of the newest run's experiment, in the form of MLflow 3, or `page` if there are no runs."""
+def _addresses(page: str) -> tuple[str, str | None]:
+    """Return the addresses of the newest run's experiment and of the run itself, or `page` and None without runs.
+
+    They ask for MLflow's pages for model training. Without this, MLflow 3 shows those for generative AI.
+    """
     newest = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
     try:
         experiments = _post(page, "experiments/search", {"max_results": 1000}).get("experiments", [])
         ids = [each["experiment_id"] for each in experiments]
         runs = _post(page, "runs/search", {"experiment_ids": ids, **newest}).get("runs", [])
     except (OSError, ValueError):
-        return page
+        return page, None
     if not runs:
-        return page
-    return f"{page}/#/experiments/{runs[0]['info']['experiment_id']}?workflowType=machine_learning"
+        return page, None
+    experiment, run = (runs[0]["info"][name] for name in ("experiment_id", "run_id"))
+    address = f"{page}/#/experiments/{experiment}"
+    return address + _TRAINING, f"{address}/runs/{run}{_TRAINING}"
 
 
 def _post(page: str, endpoint: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tests.docs.blocks import ROOT
 from tests.test_distribution import PROJECT
 
 # Programs of every Linux, and words of the shell.
-_SYSTEM = set("base64 cat echo export grep head kill ls sleep source tar trap wait .".split())  # noqa: SIM905
+_SYSTEM = set("base64 cat cd echo export git grep head kill ls sleep source tar trap wait .".split())  # noqa: SIM905
 _TOOLS = ("ruff", "mypy", "lint-imports", "mkdocs", "pre-commit", "tensorboard")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 
@@ -162,7 +162,7 @@ def check(words: Sequence[str]) -> None:
             f"no test runs {program}: let tests/docs/commands.py check it, or write above the block, as its reason "
             "may be: <!-- not run: needs a network -->"
         )
-        assert program in ("export", "source", "trap", "wait", ".") or shutil.which(program)
+        assert program in ("cd", "export", "source", "trap", "wait", ".") or shutil.which(program)
 
 
 def check_python(code: str) -> None:

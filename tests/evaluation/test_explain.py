@@ -66,7 +66,7 @@ def test_the_mistakes_of_a_report_show_what_spoke_for_them(model_folder, shard_f
     plain, maps = ((tmp_path / name).read_text() for name in ("plain.html", "maps.html"))
     mistakes = plain.count(", taken for ")
     assert 0 < mistakes <= 36
-    assert maps.count('alt="what speaks for ') == mistakes and "what speaks for" not in plain
+    assert maps.count('alt="where the model looks for ') == mistakes and "where the model looks for" not in plain
     assert len(maps) < len(plain) + mistakes * 20_000
     with pytest.raises(UserError, match="give --report FILE, too"):
         evaluate(model_folder, shard_folder, explain=True)
@@ -80,7 +80,7 @@ def test_a_runs_report_shows_what_spoke_for_its_mistakes(model, explained, shard
     page = (train(data=shard_folder, out=tmp_path / "runs", **settings).folder / "report.html").read_text()
     mistakes = page.count(", taken for ")
     assert mistakes > 0
-    assert page.count('alt="what speaks for ') == (mistakes if explained else 0)
+    assert page.count('alt="where the model looks for ') == (mistakes if explained else 0)
     assert ("is not convolutional" in capsys.readouterr().out) != explained
 
 

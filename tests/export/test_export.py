@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import FORMATS, make_format
+from fasttrain.extras import install
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.reader import ShardSet
 from tests.support.formats import format_or_skip
@@ -112,7 +114,7 @@ def test_what_cannot_be_had_is_told(model_folder, photographs, monkeypatch):
     with pytest.raises(UserError, match="give --data shards"):
         export(model_folder, "onnx-int8", data=photographs)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'fasttrain-vision\[export\]'"):
+    with pytest.raises(UserError, match=re.escape(install("export"))):
         export(model_folder, "onnx")
 
 

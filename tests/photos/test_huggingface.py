@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from fasttrain.errors import UserError
+from fasttrain.extras import install
 from fasttrain.photos.pictures import BrokenPhoto
 from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import defines_splits, open_source
@@ -247,4 +248,4 @@ def test_a_changed_photograph_is_another_source(tmp_path, form) -> None:
 def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch) -> None:
     folder = save_to_disk(tmp_path / "saved", with_features(rows(0, 4)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "needs pyarrow: " in (said := refused(folder)) and "'fasttrain-vision[parquet]'" in said
+    assert "needs pyarrow: " in (said := refused(folder)) and install("parquet") in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fasttrain.errors import UserError
+from fasttrain.extras import install
 from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import open_source
 
@@ -98,7 +99,7 @@ def test_parquet(folder) -> None:
 
 def test_parquet_without_pyarrow_names_the_command(folder, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "needs pyarrow: " in (said := refused(folder / "t.parquet", "x")) and "'fasttrain-vision[parquet]'" in said
+    assert "needs pyarrow: " in (said := refused(folder / "t.parquet", "x")) and install("parquet") in said
 
 
 def test_splits_and_groups_in_columns(folder) -> None:

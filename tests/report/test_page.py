@@ -18,6 +18,7 @@ from PIL import Image
 
 from fasttrain import evaluate, train
 from fasttrain.evaluation.baseline import majority_baseline
+from fasttrain.evaluation.bootstrap import with_intervals
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.html import Report, render, write_page
@@ -173,6 +174,48 @@ def test_it_stays_small_and_complete_at_101_classes(large: Path) -> None:
     assert "Learning curves" not in render(lonely) and "Settings" not in render(lonely)
 
 
+@pytest.mark.parametrize(
+    ("confidence", "said"),
+    [
+        (0.81, "well calibrated: overall, its confidence is 1.0 points above its accuracy, and up to 2 points"),
+        (0.95, "overconfident: overall, its confidence is 15.0 points above"),
+        (0.6, "underconfident: overall, its confidence is 20.0 points below"),
+    ],
+)
+def test_a_small_difference_is_called_well_calibrated(confidence: float, said: str) -> None:
+    report = synthetic(3)
+    labels = report.predictions.labels
+    top = np.stack([(labels + place) % 3 for place in range(3)], axis=1)
+    top[:12] = top[:12, ::-1]  # 12 of 60 are wrong
+    sure = np.tile(np.array([confidence, 0.0, 0.0], np.float32), (60, 1))
+    predictions = Predictions(np.arange(60), labels, top, sure)
+    page = text_of(render(replace(report, predictions=predictions, temperature=1.3)))
+    assert f"This one is {said}" in page and "It makes no difference here" in page
+    assert "temperature" not in text_of(render(replace(report, predictions=predictions, temperature=1.0004)))
+
+
+def test_every_class_has_an_interval_that_is_seen(browser: Any, tmp_path: Path) -> None:
+    """The classes of 0 % and of 100 % have one, too, in a colour that differs from the bar's in both schemes."""
+    labels = torch.arange(3).repeat_interleave(20)
+    answers = torch.where(labels == 0, 1, labels)
+    answers[25] = 2
+    meter = ClassificationMeter(3)
+    ranked = meter.update(torch.nn.functional.one_hot(answers, 3).float(), labels)
+    evaluation = with_intervals(meter.compute(["none right", "nearly all", "all right"]))
+    sure = np.full((60, 3), 0.3, np.float32)
+    predictions = Predictions(np.arange(60), labels.numpy(), ranked.numpy(), sure)
+    write_page(tmp_path / "page.html", Report("run", "net", "test", evaluation, predictions))
+    for scheme in ("light", "dark"):
+        tab = browser.new_page(color_scheme=scheme)
+        tab.goto((tmp_path / "page.html").as_uri())
+        spans = tab.evaluate("[...document.querySelectorAll('.track u')].map(each => each.offsetWidth)")
+        assert len(spans) == 3 and min(spans) > 10
+        colours = "['i', 'u'].map(each => getComputedStyle(document.querySelector(`.track ${each}`)).backgroundColor)"
+        bar, line = ([int(part) for part in re.findall(r"\d+", each)[:3]] for each in tab.evaluate(colours))
+        assert sum(abs(one - other) for one, other in zip(bar, line, strict=True)) > 150
+        tab.close()
+
+
 @pytest.mark.slow
 def test_an_evaluation_has_one_too(result: TrainResult, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
@@ -210,7 +253,19 @@ def test_a_linear_probe_has_its_photographs(
     settings = {**SMALL, "image_size": 32, "epochs": 1, "linear_probe": True, "track": False}
     run = train(data=shard_folder, out=tmp_path / "runs", **settings)
     page = (run.folder / "report.html").read_text()
-    assert "the head was trained on features" in page and "<figure title=" in page
+    said = text_of(page)
+    assert "<figure title=" in page and "Only the classifier was trained, on features" in said
+    for only_in_training in (
+        "waiting",
+        "images/s",
+        "First batch",
+        "Learning curves",
+        "Speed",
+        "more epochs",
+        "epoch 1",
+    ):
+        assert only_in_training not in said.partition("Settings that differ")[0], only_in_training
+    assert "L2 penalty" in said and "try 1 of 1" in said and "--no-linear-probe" in said
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

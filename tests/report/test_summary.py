@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console, RenderableType
 
+from fasttrain.config.monitor import MONITORS
 from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.summary import duration, epoch_line, evaluation_table, run_summary, summary_dict
 from fasttrain.tracking.tracker import NullTracker
@@ -71,18 +72,19 @@ def shown(what: RenderableType) -> str:
 def test_an_epoch_is_two_lines_that_fit(epochs: int) -> None:
     text = shown(epoch_line(record(), epochs=epochs))
     assert len(text.splitlines()) == 2
-    for said in (f"3/{epochs}", "1.2346", "61.23%", "1.1012", "65.43%", "1.00e-03", "improved", "1 min 15 s"):
+    for said in (f"3/{epochs}", "1.2346", "61.23%", "1.1012", "65.43%", "1.00e-03", "best val loss", "1 min 15 s"):
         assert said in text
     assert "1,234 img/s" in text
     assert "data wait 3.1%" in text
     assert "no better" in shown(epoch_line(record(improved=False), epochs=epochs))
+    assert "best val acc" in shown(epoch_line(record(), epochs=epochs, monitored=MONITORS["top1"].short))
 
 
 def test_an_epoch_on_a_gpu_at_its_widest_fits() -> None:
     wide = record(epoch_seconds=7199, cuda_peak_bytes=75 * 2**30, train_top1=1.0, val_top1=1.0, **{"img/s": 99999})
     text = shown(epoch_line({**wide, "epoch": 100, "wait_share": 1.0}, epochs=100))
     assert len(text.splitlines()) == 2
-    assert "75.0 GiB" in text
+    assert "75 GiB" in text
 
 
 def test_the_summary_says_all_that_it_should(result: Any) -> None:
@@ -98,8 +100,9 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
         "test split, 400",
     ):
         assert said in text
-    for said in ("model.safetensors", "evaluation.json", str(result.folder), "0123456789abcdef0123456789abcdef"):
+    for said in ("model.safetensors", "and 1 more file", str(result.folder), "0123456789abcdef0123456789abcdef"):
         assert said in text
+    assert "evaluation.json" not in text and "fasttrain ui" in text
     joined = "".join(text.split())
     assert Tracked.uri in joined
     assert text.count("grilled_cheese") == 6, "five worst classes and the majority class"

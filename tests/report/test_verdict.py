@@ -26,6 +26,7 @@ def history(*losses: float, top1: float = 0.3) -> list[dict[str, Any]]:
     return [{"epoch": epoch, "train_loss": loss, "train_top1": top1} for epoch, loss in enumerate(losses, 1)]
 
 
+PROBE = [{**record, "l2": 0.1} for record in history(1.1, 1.2)]
 LABELS = [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]  # pizza and soup are equally frequent
 WORSE = evaluated([1, 1, 0, 0, 0, 2, 1, 1, 0, 2], LABELS)  # one right
 
@@ -70,6 +71,7 @@ def test_how_far_it_is_from_the_baseline(evaluation: Evaluation, said: str) -> N
         (WORSE, history(1.1, 0.5), False, "began without pretrained weights; 2 epochs may be too few"),
         (WORSE, history(1.1, 0.1, top1=0.98), True, "it learned the training photographs (98.0 %)"),
         (WORSE, history(*[3 / epoch for epoch in range(1, 30)]), True, "the labels may be wrong"),
+        (WORSE, PROBE, True, "the classifier alone was trained, so leave --linear-probe out"),
         (WORSE, [], True, "other photographs or labels than the model was trained on"),
         (evaluated([1] * 6 + [0] * 4, [1] * 9 + [2]), history(1.0, 0.2), True, "most photographs are of one class"),
     ],

@@ -71,13 +71,18 @@ def test_a_photograph_gets_the_classes_of_predict(browser, service, model_folder
         expected.classes
     )
     shown = tab.locator("article li").first.inner_text().split()[-2]
-    assert float(shown) == pytest.approx(100 * expected.probabilities[0], abs=0.51)
+    assert float(shown) == pytest.approx(100 * min(expected.probabilities[0], 0.999), abs=0.051)
+    bars = "row => getComputedStyle(row, '::after').backgroundImage"
+    assert str(100 * expected.probabilities[0])[:4] in tab.locator("article li").first.evaluate(bars)
+    assert not tab.locator(".legend").is_visible()
     assert tab.locator(".photograph").evaluate("image => image.naturalWidth") > 0
     if importlib.util.find_spec("captum"):
         tab.locator("article li").nth(1).click()
         tab.wait_for_selector(".heat:visible")
         assert tab.locator(".heat").get_attribute("alt") == f"Heat map of {expected.classes[1]}"
         assert tab.locator(".heat").evaluate("image => image.naturalWidth") > 0
+        legend = tab.locator(".legend").inner_text()
+        assert " ".join(legend.split()) == f"Where it looks for {expected.classes[1]}: little much"
     tab.set_input_files("#files", [str(picture), str(picture)])
     tab.locator("article li").nth(14).wait_for()
     assert tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [WIDTHS[device][0]] * 2

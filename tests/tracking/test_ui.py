@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def ui(here: Path) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
-    """Start `fasttrain ui` in a process of its own: the process, the address that it printed, and its port."""
+    """Start `fasttrain ui` in a process of its own: the process, the address that it printed first, and its port."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "fasttrain", "ui", "--port", str(port)],
@@ -79,11 +79,16 @@ def test_the_printed_address_shows_the_newest_experiments_runs_in_a_browser(here
         (here / experiment).mkdir()
         with Tracker.start(experiment, f"run-{number}-of-mine", {"lr": 0.1}, folder=here / experiment) as tracker:
             tracker.log_metrics({"top1": 0.5}, step=1)
-    with ui(here) as (_, address, _):
+    with ui(here) as (process, address, _):
+        assert process.stdout is not None
+        run = process.stdout.readline().removeprefix("newest run: ").strip()
         tab = browser.new_page(viewport={"width": 1400, "height": 900})
         tab.goto(address)
         tab.get_by_text("run-1-of-mine").first.wait_for(timeout=1000 * PATIENCE)
         assert not tab.get_by_text("run-0-of-mine").count()
+        assert run == f"{address.partition('?')[0]}/runs/{tracker.run_id}?workflowType=machine_learning"
+        tab.goto(run)
+        tab.get_by_text("run-1-of-mine").first.wait_for(timeout=1000 * PATIENCE)
         if picture := os.environ.get("FASTTRAIN_PICTURES"):
             tab.screenshot(path=f"{picture}/mlflow.png")
 

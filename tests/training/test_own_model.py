@@ -128,7 +128,7 @@ def test_a_module_is_trained_tracked_and_reported(result, store, net):
     assert spec["model"] == "SmallNet()" and spec["mean"] == [0.485, 0.456, 0.406]
     run = MlflowClient(store).get_run(result.mlflow_run_id)
     assert run.info.status == "FINISHED" and run.data.params["model"] == "SmallNet()"
-    report = (result.folder / "report.html").read_text()
+    report = re.sub(r"<[^>]*>", "", (result.folder / "report.html").read_text())
     assert "SmallNet()" in report and "--model PACKAGE.MODULE:FUNCTION" in report
 
 

@@ -1,5 +1,6 @@
 const at = (selector, within = document) => within.querySelector(selector);
 const MOST_TRIES = 5;
+const LEAST_PERCENT = 0.1, MOST_PERCENT = 99.9; // 100.0 beside another class with a part would contradict it
 let model = null;
 
 async function ask(path, options = {}) {
@@ -63,10 +64,15 @@ async function classify(file) {
   }
 }
 
+function shown(percent) {
+  if (percent > 0 && percent < LEAST_PERCENT / 2) return `< ${LEAST_PERCENT} %`;
+  return `${Math.min(percent, MOST_PERCENT).toFixed(1)} %`;
+}
+
 function list(card, { class: name, probability }) {
   const row = document.createElement("li");
   const percent = 100 * probability;
-  for (const text of [name, `${percent < 10 || percent > 99 ? percent.toFixed(1) : Math.round(percent)} %`]) {
+  for (const text of [name, shown(percent)]) {
     row.append(Object.assign(document.createElement("span"), { textContent: text }));
   }
   row.dataset.class = name;
@@ -92,7 +98,8 @@ function offerHeatMap(card, file, likeliest) {
         tell(error);
       }
     }
-    heat.hidden = !box.checked;
+    heat.hidden = at(".legend", card).hidden = !box.checked;
+    at(".legend span", card).textContent = `Where it looks for ${chosen}:`;
     at(".photograph", card).hidden = box.checked;
   };
   for (const row of card.querySelectorAll("li")) {
