@@ -39,10 +39,11 @@ _calls = itertools.count()
 
 @dataclass(frozen=True)
 class StepAgreement:
-    """The sums and decisions that all ranks share for one step.
+    """The result of `Ranks.agree` for one training step. It is the same on every rank.
 
-    `samples` and `weight` are sums over the ranks. `stop` is the signal by which any rank was asked to stop, or None.
-    `overdue` is true if a checkpoint is due on any rank, and `ended` if any rank wants to end the run early.
+    `samples`: number of photographs in the step, over all ranks. `weight`: the sum of their weights, by which the mean
+    loss is divided. `stop`: the signal that asked at least one rank to stop, or None. `overdue`: whether at least one
+    rank is due to write a checkpoint. `ended`: whether at least one rank ends the run early.
     """
 
     samples: int

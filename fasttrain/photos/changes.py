@@ -70,8 +70,8 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     file = user_path(path)
     if listing.multi_label:
         raise UserError(
-            f"--relabel {file} gives one class per photograph, but {listing.name} has sets of classes; change the "
-            f"labels in {listing.root}"
+            f"--relabel {file} gives one class per photograph, but {listing.name} is multi-label; change the labels in "
+            f"{listing.root}"
         )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)

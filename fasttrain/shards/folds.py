@@ -47,8 +47,8 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
     """
     if shards.multi_label:
         raise UserError(
-            f"{shards.location} has sets of classes, and folds need one class per photograph; leave out --fold "
-            "and --folds to train on the stored splits"
+            f"{shards.location} is multi-label, and folds need one class per photograph; leave out --fold and --folds "
+            "to train on the stored splits"
         )
     ids = np.flatnonzero(shards.index["split"] != _TEST)
     labels = shards.class_numbers(ids)

@@ -245,7 +245,11 @@ class Tracker(NullTracker):
             raise RuntimeError("the MLflow run has ended, so it is too late to log anything")
         self._record.save()
         if problem := self._record.problem:
-            self._report_once("record", f"MLflow's state can't be saved ({problem}); the run continues without it")
+            self._report_once(
+                "record",
+                f"what the MLflow store still lacks can't be saved ({problem}); the run continues, but this is lost if "
+                "the run ends before the store has it",
+            )
         if begin:
             self.begin()
         with self._changed:
