@@ -179,7 +179,7 @@ def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, 
 
 
 def test_map_is_of_sets_alone(shard_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has one class per photograph; give --monitor one of val_loss, top1, macro_f1$"):
+    with pytest.raises(UserError, match=r"one class per photograph; give --monitor one of val_loss, top1, macro_f1$"):
         train(data=shard_folder, out=tmp_path, **{**RUN, "monitor": "map"})
 
 
