@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.device import choose_device, choose_workers, make_current
 from fasttrain.environment import place, rank_variables
 from fasttrain.errors import Diverged, FasttrainError, InternalError, OutOfMemory, Stopped, UserError, one_line
+from fasttrain.text import counted
 
 T = TypeVar("T")
 
@@ -165,7 +166,7 @@ class Ranks:
                 raise UserError(f"device = '{name}': each of the {self.size} ranks needs its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
-                    f"{self.local_size} ranks on a machine with {have} CUDA devices; give torchrun "
+                    f"{self.local_size} ranks on a machine with {counted(have, 'CUDA device')}; give torchrun "
                     f"--nproc-per-node {have}"
                 )
             chosen = make_current(torch.device("cuda", self.local_rank))

@@ -15,6 +15,7 @@ from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
+from fasttrain.text import counted
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
@@ -99,7 +100,7 @@ def evaluation_table(
 
     `split`: the split's name, or "all". `warning`: a line about the evaluation.
     """
-    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
+    title = Text(f"{split_title(split)}, {counted(evaluation.samples, 'sample')}", style="bold")
     warnings = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # `Padding` would crop it
     if isinstance(evaluation, SetEvaluation):
         return Group(title, *warnings, *(_indented(part) for part in _set_tables(evaluation)))

@@ -11,6 +11,7 @@ import numpy as np
 from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.text import counted
 
 NEAR = 1.1  # a model is near its baseline up to this multiple of it
 _REASONS = 2  # the most reasons to name
@@ -41,7 +42,8 @@ def baseline_warning(
     if share == 1 or (top1 > NEAR * share and not _may_be_chance(evaluation, share)):
         return None
     if top1 > NEAR * share:
-        return f"Top-1 {_percent(top1)} may be no better than {always}: {evaluation.samples:,} photographs can't tell"
+        few = f"{counted(evaluation.samples, 'photograph')} can't tell"
+        return f"Top-1 {_percent(top1)} may be no better than {always}: {few}"
     finding = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
     reasons = _loss_reasons(history, 3 * math.log(len(evaluation.classes))) + _answer_reasons(evaluation)
     reasons += _training_reasons(history, share, pretrained)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fasttrain.serving.limits import Limits, Refused
+from fasttrain.text import counted
 
 
 class Admission:
@@ -37,7 +38,8 @@ class Admission:
         """Add photographs and bytes to the counts. Raises Refused (429) if that would exceed a limit."""
         if self.photographs + photographs > self._limits.queue or self.bytes + size > self._limits.bodies:
             wait = {"Retry-After": str(self._rate.seconds_for(self.photographs))}
-            raise Refused(429, f"the queue is full with {self.photographs:,} photographs; try again later", wait)
+            queued = counted(self.photographs, "photograph")
+            raise Refused(429, f"the queue is full, with {queued}; try again later", wait)
         self.photographs += photographs
         self.bytes += size
 

@@ -55,7 +55,7 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
     groups = groups_of(shards)[ids]
     if len(np.unique(groups)) < folds:
         raise UserError(
-            f"{shards.location}: {len(ids):,} photographs of training and validation are too few for {folds} folds; "
+            f"{shards.location}: the train and val splits have too few photographs, {len(ids):,}, for {folds} folds; "
             "give fewer folds"
         )
     assigned = np.full(len(shards), -1, np.int64)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fasttrain.errors import UserError, first_line
+from fasttrain.text import counted
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, Entry, Record, record_files
 from fasttrain.tracking.store import Store, configured_uri, is_remote, local_uri, set_environment, shown
@@ -180,7 +181,8 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
         try:
             quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
             if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
-                report(f"MLflow: {missing} entries kept from an earlier run, {record.folder}, are now delivered")
+                entries = counted(missing, "entry", "entries")
+                report(f"MLflow: {entries} of an earlier run, {record.folder}, delivered now")
         except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 
@@ -203,7 +205,7 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
         uri = _store_of(record)
         try:
             if uri not in unreachable and (refused := sync(record, uri, say)):
-                failed.append(f"{record.folder}: {shown(uri)} refuses {refused} entries")
+                failed.append(f"{record.folder}: {shown(uri)} refuses {counted(refused, 'entry', 'entries')}")
             elif uri not in unreachable:
                 say(f"{record.folder}: delivered to {shown(uri)}")
         except Busy:

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from fasttrain.errors import Stopped
 from fasttrain.files import make_folder
+from fasttrain.text import counted
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, RUNNING, Record
 from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
@@ -231,9 +232,9 @@ class Tracker(NullTracker):
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
         if missing is not None:
-            why = f" lacks {missing} entries{why}"
+            why = f" lacks {counted(missing, 'entry', 'entries')}{why}"
         self._report(
-            f"MLflow: {self.uri}{why}; they stay in {self._record.folder} until the next run beside it, or until: "
+            f"MLflow: {self.uri}{why}; {self._record.folder} keeps them until the next run beside it, or until: "
             f"fasttrain runs --deliver {self._record.folder}"
         )
 

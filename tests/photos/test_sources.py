@@ -114,7 +114,7 @@ def test_errors_are_one_line_with_the_fix(tmp_path) -> None:
     assert "does not exist" in refused(tmp_path / "nowhere")
     lay(tmp_path, "file.jpg")
     assert "is a file" in refused(tmp_path / "file.jpg")
-    assert "1 photographs but no class folders" in refused(tmp_path)
+    assert "1 photograph but no class folders" in refused(tmp_path)
     (tmp_path / "void").mkdir()
     assert "no class folders" in refused(tmp_path / "void")
     (tmp_path / "empty" / "cat").mkdir(parents=True)

@@ -166,7 +166,7 @@ def test_focal_loss_of_sets_has_a_gradient_where_it_is_sure() -> None:
 def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, tmp_path: Path) -> None:
     for settings, said in (
         ({"monitor": "top1"}, "monitor = top1: .* is multi-label; give --monitor one of val_loss, macro_f1, map"),
-        ({"sampling": "balanced"}, "sampling = balanced needs one class per photograph, and .* has sets"),
+        ({"sampling": "balanced"}, "sampling = balanced needs one class per photograph, and .* is multi-label"),
         ({"fold": "1/3"}, "is multi-label, and folds need one class per photograph"),
     ):
         with pytest.raises(UserError, match=said):
