@@ -130,10 +130,10 @@ def export(
                 say(f"comparing the file with the model on {counted(len(pixels), 'photograph')}")
                 difference, greatest, same = _compare(run, graph, takes(pixels))
                 _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
-            if run is not None and shards is not None:
-                say("measuring the accuracy on the validation split")
-                accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
-                _require_accurate(accuracy, accept_drop, kind)
+                if shards is not None:
+                    say("measuring the accuracy on the validation split")
+                    accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
+                    _require_accurate(accuracy, accept_drop, kind)
             metadata = kind.read_metadata(written)
             size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:

@@ -245,8 +245,8 @@ def _crop_numbers(
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
     """Return evaluation boxes, int32 [n, 4]: a centred square whose side is `share` of the short side.
 
-    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to whole source
-    pixels. `sizes` is int32 [n, 2], (height, width).
+    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to
+    source pixels. `sizes` is int32 [n, 2], (height, width).
     """
     side = np.maximum(np.rint(sizes.min(axis=1) * share), 1).astype(np.int32)
     top, left = (sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2

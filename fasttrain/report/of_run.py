@@ -98,7 +98,7 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards, maps=maps),
         history=history,
         best_epoch=result.best_epoch,
-        weights=result.weights_said,
+        weights=result.weights_text,
         facts=facts,
         commands=commands,
         batch=batch,

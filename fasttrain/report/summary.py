@@ -207,7 +207,7 @@ def run_summary(
     (train, train_name), (val, val_name) = accuracy_rows(best)
     run.add_row("validation", f"loss {best['val_loss']:.4f}  {val_name} {best[val]:.2%}{_macro_f1(result.best)}")
     if result.refit_epochs:
-        run.add_row("weights", Text(result.weights_said))
+        run.add_row("weights", Text(result.weights_text))
     if result.averaged is not None:
         run.add_row("weights", Text(f"{result.averaged.description}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")

@@ -91,6 +91,6 @@ class _Rate:
             self._since, self._count, self._last = time.monotonic(), 0, self._count / seconds
 
     def seconds_for(self, photographs: int) -> int:
-        """Return the time that `photographs` take at this rate, in whole seconds from 1 to 60."""
+        """Return the time that `photographs` take at this rate, in seconds, an integer from 1 to 60."""
         rate = self._last or self._count / max(time.monotonic() - self._since, 1e-3)
         return min(max(math.ceil(photographs / rate) if rate else 1, 1), 60)

@@ -59,8 +59,8 @@ class TrainResult:
         return self.history[self.best_epoch - 1]
 
     @property
-    def weights_said(self) -> str:
-        """Return a phrase that names the weights of the result, such as "weights of epoch 3"."""
+    def weights_text(self) -> str:
+        """Return a description of the weights of the result, such as "weights of epoch 3"."""
         if self.refit_epochs:
             return f"weights refitted on train and val for {counted(self.refit_epochs, 'epoch')}, without validation"
         return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.description
