@@ -12,7 +12,7 @@ from fasttrain.device import choose_workers
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Crop
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, complete_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.photos.cut import jpeg_info
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet

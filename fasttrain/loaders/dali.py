@@ -41,7 +41,7 @@ from fasttrain.loaders.dali_graph import (
 from fasttrain.loaders.in_thread import in_thread
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, complete_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.loaders.to_device import received
 from fasttrain.photos.jpeg import require_jpeg
 

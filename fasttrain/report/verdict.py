@@ -15,9 +15,7 @@ from fasttrain.text import counted
 
 NEAR = 1.1  # a model is near its baseline up to this multiple of it
 _REASONS = 2  # the most reasons to name
-_ONE_ANSWER = (
-    0.9  # the share of predictions in one class from which on the summary says that the model gives one answer
-)
+_ONE_ANSWER = 0.9  # a model gives only one answer if this share of its predictions is one class
 _LEARNED = 0.25  # the training accuracy above the baseline from which the model has learned
 _FELL = 0.95  # the loss has fallen if it is below this multiple of the first epoch's
 _FEW_EPOCHS = 5

@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Batch, Crop
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, complete_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.photos.cut import slice_jpeg
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
