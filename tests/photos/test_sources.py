@@ -154,7 +154,7 @@ def food101_server(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_food101_is_downloaded_checked_and_unpacked_once(food101_server, tmp_path) -> None:
-    # What a kill while unpacking leaves behind: torchvision would take it for the whole.
+    # A process that was killed while unpacking leaves this. torchvision would take it for the complete data set.
     lay(tmp_path / "cache" / "food-101.partial", "food-101/images/pie/1.jpg", "food-101/meta/train.txt")
     source = open_source("food101")
     assert (source.kind, source.paths) == ("food101", ("pie/1.jpg", "pie/3.jpg", "soup/2.jpg"))

@@ -56,7 +56,7 @@ def _features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def result(multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finish, "_write_pictures", lambda *arguments: None)  # as no_figures, for the module
+        patch.setattr(finish, "_write_pictures", lambda *arguments: None)  # no_figures does this for one test only
         return train(data=multi_label_shards, out=tmp_path_factory.mktemp("runs"), **MANY)
 
 

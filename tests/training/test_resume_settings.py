@@ -94,7 +94,7 @@ def drop_probabilities(model: torch.nn.Module) -> list[float]:
     return [each.drop_prob for each in model.modules() if hasattr(each, "drop_prob")]
 
 
-# What is given beside `resume`, what is then looked at, and what that must be.
+# For each setting: the settings given with `resume`, the value to look up in the resumed run, and its expected value.
 EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
     "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
@@ -218,7 +218,7 @@ APART = {
     "experiment",
     "track",
 }
-"""Those that take effect, too, and have tests of their own below."""
+"""Settings that also take effect, and have tests of their own below."""
 
 
 def test_every_setting_has_a_rule_and_a_test():
