@@ -3,8 +3,8 @@
 Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
 run resumes at the exact sample. If classes are balanced, the number of the draw is used instead of the id.
 
-Random words are NumPy's raw `Philox` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), because
-`Generator` methods may change. Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU.
+Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU. The random numbers are those of
+`loaders.philox`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
+from fasttrain.loaders.philox import (
+    CLASS_STREAM,
+    CROP_STREAM,
+    DRAW_STREAM,
+    ORDER_STREAM,
+    SHARD_STREAM,
+    random_words,
+    unit,
+)
 
-ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
 LETTERBOX_GREY = 114  # as in Ultralytics
 
 SHARD_WINDOW = 8
 """The number of shards that `shuffle` "shards" mixes: 8,000 photographs, about 400 MB with `convert`'s defaults."""
 
-_FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # random streams for the crops of a photograph's further views
+_FIRST_VIEW_STREAM = 16  # this and the next streams are for the crops of a photograph's further views
 
 _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
@@ -118,24 +126,6 @@ class Batch:
         draws = None if self.draws is None else self.draws[rows]
         how = (self.size, self.view, self.letterbox, vflips, draws, self.interpolation)
         return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], *how)
-
-
-def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
-    """Return random words, uint64 [count, words]. Row i belongs to sample id `first + i`, for any `count` and `first`.
-
-    `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56), and `stream` in [0,
-    256). Raises ValueError otherwise.
-    """
-    if words % 4 or not 0 <= seed < 1 << 64 or not 0 <= epoch < 1 << 56 or not 0 <= stream < 256:
-        raise ValueError(f"no such stream: seed={seed} epoch={epoch} stream={stream} words={words}")
-    key = np.array([seed, epoch << 8 | stream], dtype=np.uint64)
-    counter = np.array([first * (words // 4), 0, 0, 0], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(count * words).reshape(count, words)
-
-
-def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Turn random words into float64 in [0, 1), from the upper 53 bits of each."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def epoch_order(
