@@ -217,7 +217,7 @@ def _crop_numbers(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Yield positions in `ids` and the random numbers of the samples there, float64 [n, _CROP_WORDS] in [0, 1).
 
-    This goes on until all positions have been yielded.
+    Each position is yielded once.
     """
     stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
@@ -271,10 +271,10 @@ class EpochPlan(Batch):
         shards: NDArray[np.int64] | None = None,
         balanced: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """Return the plan of a training epoch over `ids`. `sizes`, int32 [N, 2], cover the full index, by sample id.
+        """Return the plan of a training epoch: the samples `ids`, int64 [n], in random order with random crops.
 
-        `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
-        to deliver equally often: see `balanced_order`.
+        `sizes`: int32 [N, 2], height and width of all samples of the index. `shards`: int64 [n], keeps shards together,
+        see `epoch_order`. `balanced`: int64 [n], labels of classes to deliver equally often, see `balanced_order`.
         """
         draws: NDArray[np.int64] | None = None
         if balanced is None:

@@ -80,7 +80,7 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
             "set PYTHONPATH"
         ) from None
     except Exception as error:
-        raise UserError(f"model = {path}: importing {module} failed ({_with_type(error)}); fix it") from error
+        raise UserError(f"model = {path}: importing {module} failed ({_with_type(error)}); fix the module") from error
     if isinstance(maker, types.FunctionType) or (isinstance(maker, type) and issubclass(maker, torch.nn.Module)):
         return maker
     what = "not defined" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"

@@ -57,10 +57,11 @@ def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parame
 def make_optimizer(
     config: TrainConfig, model: torch.nn.Module, phase: str, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return the optimizer and the schedule of `phase`.
+    """Return the optimizer and the learning-rate schedule of `phase`.
 
-    The head trains at a constant rate, and the schedule begins after it. A refit has the schedule of the run. It has
-    no validation, so instead of plateau it uses each epoch's rate from the history.
+    The head trains at a constant rate, and the run's schedule begins after it. A refit has the run's schedule too. If
+    that is plateau, which needs validation, the refit's schedule is constant, and the caller sets each epoch's rate to
+    the one in the history.
     """
     head = phase == HEAD
     kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
