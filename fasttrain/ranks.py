@@ -265,7 +265,8 @@ class Ranks:
             return None
         wrapped = _AcceptsEmptyBatch(model)
         made = DistributedDataParallel(wrapped, process_group=self._data, gradient_as_bucket_view=True)
-        made.broadcast_buffers = _has_other_buffers(model)  # as an argument, False would skip the first copy as well
+        # The argument broadcast_buffers=False would skip the first copy as well.
+        made.broadcast_buffers = _has_other_buffers(model)
         return made
 
     def restarted_run(self) -> Path | None:

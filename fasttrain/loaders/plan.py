@@ -27,14 +27,14 @@ from fasttrain.loaders.philox import (
     unit,
 )
 
-LETTERBOX_GREY = 114  # as in Ultralytics
+LETTERBOX_GREY = 114  # Ultralytics's value
 
 SHARD_WINDOW = 8
 """The number of shards that `shuffle` "shards" mixes: 8,000 photographs, about 400 MB with `convert`'s defaults."""
 
 _FIRST_VIEW_STREAM = 16  # this and the next streams are for the crops of a photograph's further views
 
-_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
+_ATTEMPTS = 10  # like torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
 _FLIP, _VFLIP = 2 * _ATTEMPTS + 2, 2 * _ATTEMPTS + 3
 _CHUNK = 1 << 16
@@ -389,7 +389,7 @@ def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.cache
 def _log(x: float) -> float:
-    # By Newton's method on _exp, for the same reason. x is a ratio near 1.
+    # Newton's method on _exp, for the same reason. x is a ratio near 1.
     y = 0.0
     for _ in range(64):
         e = float(_exp(np.array([y]))[0])

@@ -21,7 +21,7 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, make_folder
 from fasttrain.machine import allocated_bytes, delete_unlocked, lock, unlock
 
-_LEFT_FREE = 5 * 10**9  # of a large disk; a tenth of a small one
+_LEFT_FREE = 5 * 10**9  # bytes of a large disk; of a small one, a tenth is left free
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, doubled each time up to the second
 _FAILING_S = 5.0  # seconds that the end of a run waits for a store whose last request failed
 _DELAY_S = 30.0  # seconds after which a delayed run begins to sync without its first step
-_KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # as FINISH_TIMEOUT and _FAILING_S, if the run was stopped and will be resumed
+_KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # FINISH_TIMEOUT and _FAILING_S of a stopped run
 
 
 class NullTracker:
@@ -40,7 +40,7 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
-    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers other than MLflow, by their name
+    places: Mapping[str, str] = MappingProxyType({})  # the run's URL or folder at each other tracker, by its name
     _finished = False
 
     def begin(self) -> None:
