@@ -40,7 +40,7 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
-    places: Mapping[str, str] = MappingProxyType({})  # the run's URL or folder at each other tracker, by its name
+    places: Mapping[str, str] = MappingProxyType({})  # a URL or command for each other tracker
     _finished = False
 
     def begin(self) -> None:
