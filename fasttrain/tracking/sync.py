@@ -30,9 +30,9 @@ class Busy(Exception):
 class Sync:
     """Delivers one record to the store at `uri`.
 
-    Each call of `push` finds the entries in the folder that the record doesn't mark as delivered, and asks the store
-    which of these it has after all: a response may have been lost, or a process killed before it marked the record. So
-    nothing is stored twice or left out.
+    Each call of `push` sends the entries in the folder that the record doesn't mark as delivered. The store may have
+    some of them already, if a response was lost or a process was killed before it marked the record. So `push` first
+    asks the store, and nothing is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
