@@ -12,7 +12,7 @@ from fasttrain.device import choose_workers
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Crop
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.photos.cut import jpeg_info
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -34,7 +34,7 @@ def shares_fed(shards: ShardSet, loader: DaliLoader) -> dict[str, float]:
     counts = np.zeros((2, 2))
     for number in range(plan.batch_count(BATCH)):
         batch = plan.batch(number, BATCH)
-        for row, feed in enumerate((sliced_jpegs, whole_jpegs)):
+        for row, feed in enumerate((sliced_jpegs, complete_jpegs)):
             jpegs, _ = feed(shards, batch)
             counts[row] += [sum(map(mcus, jpegs)), sum(map(len, jpegs))]
     of_mcus, of_bytes = (counts[0] / counts[1]).round(3).tolist()

@@ -14,7 +14,7 @@ import torch
 from fasttrain.cores import usable_cores
 from fasttrain.errors import UserError
 from fasttrain.machine import c_function
-from fasttrain.text import nearest
+from fasttrain.text import counted, nearest
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t
 
@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
     index = current if found[2] is None else int(found[2])
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if index >= have:
-        number = f"{have} {kind.upper()} device{'' if have == 1 else 's'}"
+        number = counted(have, f"{kind.upper()} device")
         raise UserError(f"device = '{name}': this machine has {number}; use --device {kind if have else 'auto'}")
     return torch.device("cuda", index) if kind == "cuda" else torch.device(kind)
 

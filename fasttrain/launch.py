@@ -30,6 +30,7 @@ from fasttrain.errors import FasttrainError, Stopped, UserError, one_line
 from fasttrain.machine import WINDOWS
 from fasttrain.ranks import PeerLost
 from fasttrain.stop import StopRequest
+from fasttrain.text import counted
 
 _POLL_S = 0.1
 _AFTER_A_KILL_S = 10.0  # enough for the other ranks to notice a closed socket; a GPU's collective never does
@@ -59,7 +60,7 @@ def require_devices(device: str, gpus: int) -> None:
     have = torch.cuda.device_count()
     if have < gpus:
         fix = f"use --gpus {have}" if have else "use --device cpu for that many CPU processes"
-        raise UserError(f"gpus = {gpus}: this machine has {have} CUDA device{'' if have == 1 else 's'}; {fix}")
+        raise UserError(f"gpus = {gpus}: this machine has {counted(have, 'CUDA device')}; {fix}")
 
 
 def run_in_ranks(

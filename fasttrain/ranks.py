@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.device import choose_device, choose_workers, make_current
 from fasttrain.environment import place, rank_variables
 from fasttrain.errors import Diverged, FasttrainError, InternalError, OutOfMemory, Stopped, UserError, one_line
+from fasttrain.text import counted
 
 T = TypeVar("T")
 
@@ -39,10 +40,11 @@ _calls = itertools.count()
 
 @dataclass(frozen=True)
 class StepAgreement:
-    """The sums and decisions that all ranks share for one step.
+    """The result of `Ranks.agree` for one training step. It is the same on every rank.
 
-    `samples` and `weight` are sums over the ranks. `stop` is the signal by which any rank was asked to stop, or None.
-    `overdue` is true if a checkpoint is due on any rank, and `ended` if any rank wants to end the run early.
+    `samples`: number of photographs in the step, over all ranks. `weight`: the sum of their weights, by which the mean
+    loss is divided. `stop`: the signal that asked at least one rank to stop, or None. `overdue`: whether at least one
+    rank is due to write a checkpoint. `ended`: whether at least one rank ends the run early.
     """
 
     samples: int
@@ -164,7 +166,7 @@ class Ranks:
                 raise UserError(f"device = '{name}': each of the {self.size} ranks needs its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
-                    f"{self.local_size} ranks on a machine with {have} CUDA devices; give torchrun "
+                    f"{self.local_size} ranks on a machine with {counted(have, 'CUDA device')}; give torchrun "
                     f"--nproc-per-node {have}"
                 )
             chosen = make_current(torch.device("cuda", self.local_rank))
@@ -263,7 +265,8 @@ class Ranks:
             return None
         wrapped = _AcceptsEmptyBatch(model)
         made = DistributedDataParallel(wrapped, process_group=self._data, gradient_as_bucket_view=True)
-        made.broadcast_buffers = _has_other_buffers(model)  # as an argument, False would skip the first copy as well
+        # The argument broadcast_buffers=False would skip the first copy as well.
+        made.broadcast_buffers = _has_other_buffers(model)
         return made
 
     def restarted_run(self) -> Path | None:

@@ -1,5 +1,4 @@
-"""Read text files in the encodings that editors save, suggest the nearest valid name for a misspelt one, and format
-probabilities."""
+"""Read text files in the encodings that editors save, and phrase parts of messages."""
 
 from __future__ import annotations
 
@@ -75,6 +74,14 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else repr(letter)[1:-1] for letter in text
     )
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return `count` with its noun, such as "1 file" or "1,234 files".
+
+    `plural` is the noun for all other counts, by default the noun with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def nearest(given: str, valid: list[str]) -> str:

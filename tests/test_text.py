@@ -1,4 +1,4 @@
-"""Text files from Windows editors: byte-order marks, UTF-16, and encodings that are refused."""
+"""Text files from Windows editors (byte-order marks, UTF-16, refused encodings), and counts with their nouns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.load import read_toml
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import open_source
-from fasttrain.text import probability_percent, read_text
+from fasttrain.text import counted, probability_percent, read_text
 
 _TEXT = "apple/000\ncrème/001\n"
 _MARKED = {
@@ -115,3 +115,17 @@ def test_a_models_description_with_a_mark(model_folder: Path, tmp_path: Path) ->
     run = shutil.copytree(model_folder, tmp_path / "run")
     (run / "model.json").write_bytes(codecs.BOM_UTF8 + (run / "model.json").read_bytes())
     assert load_trained(run)[1] == load_trained(model_folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "expected"),
+    [
+        (0, ("file",), "0 files"),
+        (1, ("file",), "1 file"),
+        (1234, ("file",), "1,234 files"),
+        (1, ("entry", "entries"), "1 entry"),
+        (2, ("entry", "entries"), "2 entries"),
+    ],
+)
+def test_a_count_has_the_matching_noun(count: int, nouns: tuple[str, ...], expected: str) -> None:
+    assert counted(count, *nouns) == expected

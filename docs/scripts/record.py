@@ -1,4 +1,4 @@
-"""Runs the commands of docs/tutorial.md in an empty folder and writes what they print below them.
+"""Run the commands of docs/tutorial.md in an empty folder and write their output below them.
 
 python docs/scripts/record.py [PAGE]: takes five minutes on two cores. In ```console blocks a line that begins with
 "$ " is a command; the rest of a block is replaced. The run's pictures are copied beside the page.
@@ -18,15 +18,16 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1]
 SHOWN_FOLDER, SHOWN_CLONE = "/home/you/food", "/home/you/fasttrain"
-BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _END = "=== end of command ==="
+_LIMIT_S = 3600.0  # after which the shell is killed
 
 
 def record(page: Path) -> None:
-    """Rewrites `page`. Raises subprocess.SubprocessError or OSError where the shell can't be run."""
+    """Rewrite `page`. Raises OSError if the shell can't be run."""
     with tempfile.TemporaryDirectory(prefix="fasttrain-docs-") as name:
         folder = Path(name).resolve()
-        text = typed(page.read_text("utf-8"), folder)
+        text = _recorded(page.read_text("utf-8"), folder)
         page.write_text(text, "utf-8")
         for picture in re.findall(rf"\({page.stem}/([\w-]+\.png)\)", text):
             found = sorted([*folder.glob(picture), *folder.glob(f"runs/*/{picture}")])
@@ -34,8 +35,8 @@ def record(page: Path) -> None:
             shutil.copy(found[-1], page.parent / page.stem / picture)
 
 
-def typed(text: str, folder: Path, limit_s: float = 3600) -> str:
-    """Return `text` with what its commands print now, run in `folder` by a shell that is killed after `limit_s`."""
+def _recorded(text: str, folder: Path) -> str:
+    """Run the commands of `text` in a shell in `folder`, and return `text` with their new output."""
     shutil.copy(DOCS.parent / "tools" / "sample.toml", folder)
     cache = str(folder / ".cache")  # an empty one: the sample is drawn, as on a new machine
     environment = {**os.environ, "COLUMNS": "92", "PYTHONWARNINGS": "ignore", "FASTTRAIN_CACHE": cache}
@@ -50,10 +51,10 @@ def typed(text: str, folder: Path, limit_s: float = 3600) -> str:
         text=True,
         start_new_session=True,
     )
-    limit = threading.Timer(limit_s, os.killpg, (shell.pid, signal.SIGKILL))
+    limit = threading.Timer(_LIMIT_S, os.killpg, (shell.pid, signal.SIGKILL))
     limit.start()
     try:
-        return BLOCK.sub(lambda block: block[1] + _run(shell, block[2], folder) + block[3], text)
+        return _BLOCK.sub(lambda block: block[1] + _run(shell, block[2], folder) + block[3], text)
     finally:
         limit.cancel()
         shell.communicate()

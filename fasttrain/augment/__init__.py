@@ -1,1 +1,1 @@
-"""Augmentation of whole batches on the device, drawn from the augmentation plan."""
+"""Augmentation of batches on the device, drawn from the augmentation plan."""

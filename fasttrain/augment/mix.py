@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.loaders.plan import MIX_STREAM, random_words
+from fasttrain.loaders.philox import MIX_STREAM, random_words
 
 if TYPE_CHECKING:
     import torch

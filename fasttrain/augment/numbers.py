@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.loaders.plan import AUGMENT_STREAM, random_words
+from fasttrain.loaders.philox import AUGMENT_STREAM, random_words
 
 if TYPE_CHECKING:
     import torch

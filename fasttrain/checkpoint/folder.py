@@ -10,6 +10,7 @@ from typing import Any
 
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.errors import TooNew, UserError
+from fasttrain.text import counted
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "evaluation.json"
@@ -62,7 +63,7 @@ def newest_checkpoint(run: Path) -> Found:
         return Found(path, state, tuple(f"{each}; resuming from {path.name}" for each in torn))
     if len(torn) == 1:
         raise torn[0]
-    raise UserError(f"{run / CHECKPOINTS}: none of its {len(torn)} checkpoints is intact: {torn[0]}")
+    raise UserError(f"{run / CHECKPOINTS}: none of its {counted(len(torn), 'checkpoint')} is intact: {torn[0]}")
 
 
 def find_checkpoint(resume: str, out: Path) -> Found | None:

@@ -18,10 +18,10 @@ SCHEMA = 2
 
 
 def load_pickled(path: Path) -> dict[str, Any]:
-    """Return the state in `path` in the form of the newest schema, read with `weights_only=True`.
+    """Read a checkpoint that an older fasttrain has pickled, and return its state in the form of schema 2.
 
-    Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a newer schema. Raises OSError if
-    the file can't be read.
+    No code in the file is run. Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a
+    newer schema. Raises OSError if the file can't be read.
     """
     state = load_tensors_only(path, "fasttrain checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("schema"), int):

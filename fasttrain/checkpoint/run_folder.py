@@ -158,11 +158,11 @@ class RunFolder:
         _write_json(self.model_spec, {**known, "reject_threshold": threshold})
 
     def write_model(self, model: torch.nn.Module) -> None:
-        """Write the model's `state_dict` as safetensors, on the CPU, with each tensor contiguous and separate."""
+        """Write the `state_dict` of `model` to `model.safetensors`."""
         self.write_weights(model.state_dict())
 
     def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write `weights`, a `state_dict`, as `write_model` does."""
+        """Write `weights`, a `state_dict`, to `model.safetensors`. Its tensors may share memory, on any device."""
         from safetensors.torch import save
 
         # safetensors refuses tensors that share memory (tied weights), so each gets its own.

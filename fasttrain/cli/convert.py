@@ -222,10 +222,11 @@ def merge(
 
     from fasttrain.shards.merge import merge as run
     from fasttrain.terminal import make_console
+    from fasttrain.text import counted
 
     manifest = run(out)
     console = make_console()
-    console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {out}")
+    console.print(f"{counted(len(manifest.shards), 'shard')}, {manifest.index.samples:,} photographs in {out}")
     _print_conflicts(console, out, manifest)
     _next(console, "next", f"fasttrain train {out}")
 
@@ -247,12 +248,13 @@ def _convert_part(
     from fasttrain.errors import UserError
     from fasttrain.shards.convert import convert_part
     from fasttrain.shards.settings import ShardSettings, parse_formats
+    from fasttrain.text import counted
 
     if "beton" in parse_formats(format, raw=settings["raw"]) or others:
         raise UserError("--part can't be combined with --format tar,beton, --overwrite or --append; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
-    console.print(f"part {result.part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
+    console.print(f"part {result.part} in {result.folder}: {counted(result.photos, 'photograph')}, {speed:,.0f} img/s")
     _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")
 
 
@@ -288,6 +290,7 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
 
     from fasttrain.shards.format import CONVERTED, REJECTED
     from fasttrain.shards.workplace import destination
+    from fasttrain.text import counted
 
     out = destination(result.out)
     converted, listed = (result.manifest.current(name) for name in (CONVERTED, REJECTED))
@@ -296,7 +299,7 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
-    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {out}/{listed}")
+    console.print(f"left out: {broken:,} broken, {counted(ignored, 'other file')}, listed in {out}/{listed}")
     lines = out.read(listed).decode("utf-8", errors="replace").splitlines()
     reasons = Counter(line.partition("\t")[2] for line in lines)
     many = [(reason, count) for reason, count in reasons.most_common() if count >= _MANY]
@@ -321,8 +324,8 @@ def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) ->
     lines = out.read(name).decode("utf-8", errors="replace").splitlines()
     path, reason = lines[0].split("\t")
     console.print(
-        f"warning: {len(lines):,} identical photographs are in two classes, such as {path} ({reason}); they are listed "
-        f"in {out}/{name}; correct or drop them with --relabel",
+        f"warning: identical photographs in two classes, {len(lines):,} of them, such as {path} ({reason}); they are "
+        f"listed in {out}/{name}; correct or drop them with --relabel",
         markup=False,
         soft_wrap=True,
     )

@@ -58,6 +58,7 @@ def inspect(
     from fasttrain.inspection.inspect import inspect as run
     from fasttrain.inspection.summary import inspection_summary
     from fasttrain.terminal import make_console
+    from fasttrain.text import counted
 
     limit = CacheSize.of(cache_size)
     if labels is not None:
@@ -74,15 +75,15 @@ def inspect(
 
         shown = write_duplicates_sheet(found, sheet, limit)
         line = (
-            f"{shown:,} of {found.duplicates.total:,} pairs drawn in {sheet}"
+            f"pairs drawn in {sheet}: {shown:,} of {found.duplicates.total:,}"
             if shown
             else f"no duplicates, so {sheet} was not written"
         )
         make_console(stderr=True).print(line)
     if verify and (count := len(found.problems) + len(found.broken)):
         raise UserError(
-            f"{found.location}: {count:,} broken files or photographs, listed above; copy those shards again, or run "
-            "convert --overwrite"
+            f"{found.location}: {counted(count, 'problem')}, listed above; copy those shards again, or run convert "
+            "--overwrite"
         )
 
 
@@ -106,9 +107,9 @@ def _labels(
     if sheet is not None:
         shown = write_labels_sheet(found, sheet, limit)
         line = (
-            f"{shown:,} of {len(found.issues):,} photographs drawn in {sheet}"
+            f"photographs drawn in {sheet}: {shown:,} of {len(found.issues):,}"
             if shown
             else f"no doubtful labels, so {sheet} was not written"
         )
         console.print(line)
-    console.print(f"list: {table}; empty the cells of wrong suggestions, then run convert --relabel {table}")
+    console.print(f"suggested labels: {table}; empty the cells of wrong ones, then run convert --relabel {table}")

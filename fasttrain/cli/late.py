@@ -16,9 +16,10 @@ from fasttrain.cli.paths import with_user_paths
 
 def all_settings() -> set[str]:
     """Return the names of all settings."""
+    from fasttrain.config.groups import names_of
     from fasttrain.config.schema import TrainConfig
 
-    return {*TrainConfig.model_fields}
+    return names_of(TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -30,36 +31,37 @@ class SettingsCommand:
 
     @functools.cached_property
     def with_options(self) -> Callable[..., None]:
-        """Return the command's function, with an argument for each option in its signature, which typer reads."""
+        """Return the command's function, with an argument for each option in its signature, which typer reads.
+
+        It is cached because `with_settings` changes the function's signature.
+        """
         from fasttrain.cli.settings_options import with_settings
 
         return with_settings(self.function, self.names())
 
+    @functools.cached_property
+    def _command(self) -> Any:
+        app = typer.Typer(add_completion=False)
+        app.command()(with_user_paths(self.with_options))
+        return typer.main.get_command(app)
+
     def add_to(self, app: typer.Typer, name: str) -> None:
-        """Add the command to `app`, which can list it with its help before the options are made."""
-        make = self._make
+        """Add the command to `app`, which can list it with its help before the options exist."""
+        settings_command = self
 
         class Late(TyperCommand):
-            made: Any = None
-
             @property
             def params(self) -> Any:
-                if self.made is None:
-                    self.made = make()
-                    self.callback = self.made.callback
-                return self.made.params
+                command = settings_command._command
+                self.callback = command.callback
+                return command.params
 
             @params.setter
             def params(self, _: Any) -> None:
-                """Ignore the value: click assigns the parameters of `_nothing`, not of the command."""
+                """Ignore the value: click assigns the parameters of `_placeholder`, not of the command."""
 
-        app.command(name=name, cls=Late, help=inspect.getdoc(self.function))(_nothing)
-
-    def _make(self) -> Any:
-        alone = typer.Typer(add_completion=False)
-        alone.command()(with_user_paths(self.with_options))
-        return typer.main.get_command(alone)
+        app.command(name=name, cls=Late, help=inspect.getdoc(self.function))(_placeholder)
 
 
-def _nothing() -> None:
-    """Stand in for a command whose options are not made yet."""
+def _placeholder() -> None:
+    """Stand in for a command until its options exist."""

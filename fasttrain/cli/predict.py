@@ -93,6 +93,7 @@ def predict(
     from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console
+    from fasttrain.text import counted
 
     refused: list[Refused] = []
     kept: list[tuple[str, NDArray[np.float32]]] = []
@@ -127,7 +128,8 @@ def predict(
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:
         raise UserError(
-            f"{len(broken):,} files could not be read, see the list above; {shown:,} photographs were predicted"
+            f"{counted(len(broken), 'file')} could not be read, see the list above; predictions were made for "
+            f"{counted(shown, 'photograph')}"
         )
 
 
@@ -165,9 +167,10 @@ def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
 def _list_refused(broken: list[Refused], ignored: list[Refused]) -> None:
     import sys
 
+    from fasttrain.text import counted
+
     if ignored:
-        files = "file" if len(ignored) == 1 else "files"
-        print(f"ignored: {len(ignored):,} other {files}", file=sys.stderr)
+        print(f"ignored: {counted(len(ignored), 'other file')}", file=sys.stderr)
         for each in ignored[:_IGNORED_SHOWN]:
             print(f"  {each}", file=sys.stderr)
         if len(ignored) > _IGNORED_SHOWN:

@@ -38,7 +38,7 @@ _FOREIGN = {
 }
 """The names that timm, Ultralytics, torchvision and Hugging Face use for fasttrain's options."""
 
-_SIMILAR = 0.65  # of 1; from here on a name is similar enough to be suggested
+_SIMILAR = 0.65  # the least similarity, in [0, 1], at which a name is suggested
 
 
 def suggestion(typed: str, known: Collection[str]) -> str:

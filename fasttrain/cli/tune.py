@@ -90,4 +90,4 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(each) for each in text.split(","))
     except ValueError:
-        raise UserError(f"--batch-sizes {text} is invalid; write whole numbers, such as 32,64,128") from None
+        raise UserError(f"--batch-sizes {text} is invalid; write integers, such as 32,64,128") from None

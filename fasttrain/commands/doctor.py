@@ -19,6 +19,7 @@ from typing import Any
 from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.extras import dali_extra, install
 from fasttrain.machine import native_fix
+from fasttrain.text import counted
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
 _DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "fasttrain._native": ()}
@@ -110,7 +111,7 @@ def _torch(wanted: bool) -> Finding:
         return found
     if (torch := _imported_torch()) is None:
         return Finding("torch", True, str(getattr(_torch_version(), "__version__", found.found)))
-    return Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+    return Finding("torch", True, f"{torch.__version__}, {counted(torch.get_num_threads(), 'thread')}")
 
 
 def _imported_torch() -> Any:

@@ -43,9 +43,10 @@ def write_result(
     tracker: NullTracker,
     console: Console,
 ) -> None:
-    """Write the `result` of a run, whose evaluation is of `split`, to the run's folder and to the tracker.
+    """Write the `result` of a run to the run's folder and to the tracker.
 
-    `predictions` maps a split to its predictions: `split`, and also "val" unless the model was trained on it.
+    `split`: the split on which the result was evaluated. `predictions`: the predictions for this split, and also for
+    "val" unless the model was trained on it, by the name of the split.
     """
     folder.write_model_spec(parts.spec)
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]

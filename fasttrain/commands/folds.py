@@ -40,7 +40,7 @@ from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
-from fasttrain.text import read_text
+from fasttrain.text import counted, read_text
 from fasttrain.tracking.mirrored import require_trackers, start_trackers
 from fasttrain.tracking.tracker import NullTracker
 
@@ -226,9 +226,8 @@ class _Folds:
             photographs=len(right),
         )
         if missing := int((expected >= 0).sum()) - len(right):
-            line = (
-                f"{missing:,} photographs have no prediction: they were left out as bad samples or by --limit-batches"
-            )
+            without = counted(missing, "photograph")
+            line = f"{without} without a prediction: left out as bad samples or by --limit-batches"
             self.console.print(line, style="yellow")
         _write(self.folder, self.count, _explicit(self.config), result.to_dict())
         write_predictions(

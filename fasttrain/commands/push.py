@@ -12,6 +12,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, first_line, of_os
 from fasttrain.export.hub_folder import write_hub_folder
 from fasttrain.files import make_folder
+from fasttrain.text import counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def push(
         return PushResult(tuple(_written(run, out, repository)), folder=out)
     with tempfile.TemporaryDirectory(prefix="fasttrain-push-") as temporary:
         files = _written(run, Path(temporary), repository)
-        say(f"uploading {len(files)} files to {repository}")
+        say(f"uploading {counted(len(files), 'file')} to {repository}")
         return PushResult(tuple(files), url=_upload(Path(temporary), repository, private))
 
 

@@ -28,7 +28,10 @@ _CODE = Path(fasttrain.__file__).parent / "tracking" / "mlflow_model.py"  # MLfl
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model, with its MLflow run and the URI of its store."""
+    """A version of a model in MLflow's registry.
+
+    `run_id`: the MLflow run of the model. `store`: the tracking URI of the MLflow store.
+    """
 
     name: str
     version: int

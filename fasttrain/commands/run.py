@@ -33,6 +33,7 @@ from fasttrain.ranks import StepAgreement
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import tell
+from fasttrain.text import counted
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.batch_size import too_large
 from fasttrain.training.callback import Callback, Callbacks
@@ -362,7 +363,7 @@ class Run:
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
-            self._say(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
+            self._say(f"early stopping: no improvement of {self.config.monitor} for {counted(waited, 'epoch')}")
         if summary := self.timed.summary():
             self._say(summary)
         if self.callbacks.stopping:

@@ -26,6 +26,7 @@ from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+from fasttrain.text import counted
 from fasttrain.tracking.mirrored import require_trackers
 from fasttrain.tracking.store import configured_uri
 from fasttrain.training.callback import Callback, require_callbacks
@@ -178,8 +179,8 @@ def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
         return start
     if start.before is None or start.before.gpus != gpus:
         raise UserError(
-            f"gpus = {gpus}: torchrun has started {ranks.local_size} ranks on this machine; leave gpus out, or start "
-            "without torchrun"
+            f"gpus = {gpus}: torchrun has started {counted(ranks.local_size, 'rank')} on this machine; leave gpus out, "
+            "or start without torchrun"
         )
     return replace(start, config=start.config.model_copy(update={"gpus": None}))
 

@@ -25,6 +25,7 @@ from fasttrain.files import make_folder
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
+from fasttrain.text import counted
 from fasttrain.tracking.mirrored import require_trackers, start_trackers
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.data import photographs_of
@@ -121,12 +122,12 @@ class _Search:
         if not self.study.trials and self.space.holds(given):
             self.study.enqueue_trial(given)
         if done := len(self._ended()):
-            self.console.print(f"continuing {self.out / STUDY}, which has {done} trials")
+            self.console.print(f"continuing {self.out / STUDY}, which has {counted(done, 'trial')}")
         with self._tracker() as tracker:
             while len(self._ended()) < trials and (timeout is None or time.monotonic() - began < timeout):
                 self._one_trial(tracker, trials)
             if len(self._ended()) < trials:
-                self.console.print(f"--timeout: stopped after {len(self._ended())} of {trials} trials")
+                self.console.print(f"--timeout: stopped after {len(self._ended())} of {counted(trials, 'trial')}")
             result = self._result()
             if result.best is not None and result.best.top1 is not None:
                 tracker.log_metrics({"val_best/top1": result.best.top1}, step=len(result.trials))

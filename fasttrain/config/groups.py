@@ -6,35 +6,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from fasttrain.config.base import Settings, Share, Switch
 from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.monitor import MonitorName
 from fasttrain.config.trackers import MLFLOW, Trackers
 from fasttrain.config.values import CacheSize, Fold, Progressive, RandAugment, SaveEvery
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Switch = Annotated[
-    Literal["auto", "on", "off"],
-    BeforeValidator(lambda given: {True: "on", False: "off"}[given] if isinstance(given, bool) else given),
-]
-
-
-class Settings(BaseModel):
-    """Base of the groups. Instances are immutable, and unknown settings raise a validation error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    def changed(self, names: Iterable[str]) -> list[str]:
-        """Return those settings among `names` whose value differs from the default."""
-        fields = type(self).model_fields
-        return [name for name in names if getattr(self, name) != fields[name].default]
 
 
 class DataSettings(Settings):

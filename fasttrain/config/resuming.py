@@ -14,11 +14,14 @@ from fasttrain.errors import UserError
 
 
 class OnResume(Enum):
-    """The kinds of rules for a setting that is changed when a run is resumed."""
+    """The kinds of rules for a setting that is changed when a run is resumed.
 
-    EFFECT = "takes effect"
-    FIXED = "can't change"
-    CALL = "for one call only"
+    The value is the title of the explanations in the documentation.
+    """
+
+    EFFECT = "how the new value takes effect"
+    FIXED = "why it can't change"
+    CALL = "what it does in this call"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ RULES: dict[str, Rule] = {
     "crop_scale": _effect(_AUGMENTED),
     "interpolation": Rule(
         OnResume.FIXED,
-        f"but auto keeps the run's; epochs that are validated with different filters can't be compared; {_NEW_RUN}",
+        f"epochs that are validated with different filters can't be compared (auto keeps the run's filter); {_NEW_RUN}",
     ),
     "hflip": _effect(_AUGMENTED),
     "vflip": _effect(_AUGMENTED),
@@ -95,8 +98,8 @@ RULES: dict[str, Rule] = {
     "freeze_bn": _effect("from the next step on, with the statistics as they are then"),
     "linear_probe": Rule(
         OnResume.FIXED,
-        "but it can be switched off: the run then continues by fine-tuning. A run that has fine-tuned can't switch it "
-        f"on, as its earlier epochs have changed the features; {_NEW_RUN} --linear-probe",
+        "it can only be switched off, and the run then continues by fine-tuning, which changes the features; to switch "
+        f"it on, {_NEW_RUN} --linear-probe",
         may_change=lambda old, new: not new,
     ),
     "drop_rate": _effect(),
@@ -212,9 +215,19 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
     return tuple(changed)
 
 
-def table() -> str:
-    """Return the rules as the Markdown table in docs/how-to/resume.md."""
-    lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
-    for name, rule in RULES.items():
-        lines.append(f"| `{name}` | {rule.kind.value} | {rule.explanation} |")
-    return "\n".join(lines)
+def tables() -> list[str]:
+    """Return the tables of docs/how-to/resume.md in Markdown: one for each kind of rule.
+
+    Settings with the same explanation share a row. The fix that most settings have in common is left out, because the
+    page gives it above the table.
+    """
+    found = []
+    for kind in OnResume:
+        rows: dict[str, list[str]] = {}
+        for name, rule in RULES.items():
+            if rule.kind is kind:
+                explanation = rule.explanation.removesuffix(f"; {_NEW_RUN}") or "as in a new run"
+                rows.setdefault(explanation, []).append(f"`{name}`")
+        lines = [f"| {', '.join(names)} | {explanation} |" for explanation, names in rows.items()]
+        found.append("\n".join([f"| setting | {kind.value} |", "| --- | --- |", *lines]))
+    return found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_STRIDE = 32  # of every timm model
+_STRIDE = 32  # every timm model's
 _LARGEST_SIDE = 2048  # px
 
 

@@ -121,8 +121,8 @@ class Loader(base.Loader):
         shards = data if isinstance(data, ShardSet) else _open(data, convert)
         if sampling == "balanced" and shards.multi_label:
             raise UserError(
-                f"sampling = balanced needs one class per photograph, and {shards.location} has sets; weight rare "
-                "classes with class_weights = balanced"
+                f"sampling = balanced needs one class per photograph, and {shards.location} is multi-label; weight "
+                "rare classes with class_weights = balanced"
             )
         samples = split_ids(shards, split, shards.location) if ids is None else _check_ids(shards, ids)
         self._device = choose_device(str(device))

@@ -36,4 +36,4 @@ class Runtime(ABC):
 
         Raises UserError if the runtime has no access to the layers of the model.
         """
-        raise UserError("embeddings: an exported file has no output for them; give the run folder as --checkpoint")
+        raise UserError("embeddings: an exported file can't compute them; give the run folder as --checkpoint")

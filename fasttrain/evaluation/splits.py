@@ -66,12 +66,12 @@ def require_same_kind(data_is_multi_label: bool, model_is_multi_label: bool, dat
     """Raise UserError if only the data or only the model is multi-label."""
     if data_is_multi_label and not model_is_multi_label:
         raise UserError(
-            f"{data} has sets of classes, but the model predicts one class per photograph; give other data as --data"
+            f"{data} is multi-label, but the model predicts one class per photograph; give other data as --data"
         )
     if model_is_multi_label and not data_is_multi_label:
         raise UserError(
-            f"{data} has one class per photograph, but the model predicts sets of classes; "
-            "convert it with --multi-label"
+            f"{data} has one class per photograph, but the model is multi-label; convert the photographs with "
+            "--multi-label"
         )
 
 

@@ -43,7 +43,7 @@ class CoreMl(Format):
             _add_addcmul()
             shape = (1, 3, side, side)
             graph = _FromPicture(model).eval() if pixels else model
-            takes = (
+            input_type = (
                 coremltools.ImageType("images", shape=shape, color_layout=coremltools.colorlayout.RGB)
                 if pixels
                 else coremltools.TensorType("images", shape=shape)
@@ -51,27 +51,26 @@ class CoreMl(Format):
             try:
                 with torch.no_grad():
                     traced = torch.jit.trace(graph, torch.zeros(shape), check_trace=False)
-                made = coremltools.convert(
+                converted = coremltools.convert(
                     traced,
-                    inputs=[takes],
+                    inputs=[input_type],
                     outputs=[coremltools.TensorType("logits")],
                     convert_to="mlprogram",
                     compute_precision=coremltools.precision.FLOAT16,
                     minimum_deployment_target=coremltools.target.iOS16,
                 )
-            except Exception as error:  # the tracer and each operator's converter have their own
+            except Exception as error:  # the tracer and each operator's converter raise errors of their own
                 reason = first_line(error)
                 raise UserError(
                     f"--format coreml: coremltools can't convert this model ({reason}); try --format onnx"
                 ) from error
-            said = for_one(metadata)
+            stored = for_one(metadata)
             if pixels:
-                said["input"] = f"one picture of {side} x {side} pixels, RGB, 0..255"
-            made.user_defined_metadata.update({key: as_text(value) for key, value in said.items()})
-            package = Path(folder) / _PACKAGE
-            made.save(str(package))
-            packed = shutil.make_archive(str(Path(folder) / "packed"), "zip", folder, _PACKAGE)
-            shutil.copyfile(packed, path)
+                stored["input"] = f"one picture of {side} x {side} pixels, RGB, 0..255"
+            converted.user_defined_metadata.update({key: as_text(value) for key, value in stored.items()})
+            converted.save(str(Path(folder) / _PACKAGE))
+            archive = shutil.make_archive(str(Path(folder) / "archive"), "zip", folder, _PACKAGE)
+            shutil.copyfile(archive, path)
 
     def open(self, path: Path, threads: int) -> Run:
         raise UserError(f"{path}: {self.unchecked}; run it on a Mac")
@@ -83,12 +82,12 @@ class CoreMl(Format):
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
             spec = coremltools.utils.load_spec(str(Path(folder) / _PACKAGE))
-        found = spec.description.metadata.userDefined
-        return {key: from_text(text) for key, text in found.items() if not key.startswith(_CONVERTER)}
+        stored = spec.description.metadata.userDefined
+        return {key: from_text(text) for key, text in stored.items() if not key.startswith(_CONVERTER)}
 
 
 class _FromPicture(torch.nn.Module):
-    """Wraps `model`, which takes [n, H, W, 3], so that it takes [1, 3, H, W], float32, like Core ML's pictures."""
+    """Wraps `model`, which takes [n, H, W, 3]. The wrapper takes Core ML's pictures, float32 [1, 3, H, W]."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

@@ -14,12 +14,11 @@ from fasttrain.export.one_by_one import in_batches
 from fasttrain.export.onnx_file import quietly
 
 _METADATA = "metadata"
-_MOST = 15  # photographs at once: its memory is planned ahead, and lowering a convolution narrows any limit to this
+_MOST = 15  # photographs at once: memory is planned in advance, and lowering a convolution allows no greater limit
 
 
 class ExecuTorch(Format):
-    """The ExecuTorch format. The method `forward` of the file returns the logits, and the method `metadata` the
-    metadata as JSON."""
+    """The ExecuTorch format. The file's method `forward` returns the logits, `metadata` the metadata as JSON."""
 
     suffix = ".pte"
     runtime = "ExecuTorch"
@@ -27,7 +26,7 @@ class ExecuTorch(Format):
     extra = "executorch"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        said = {**metadata, "input": f"{metadata['input']}; n is at most {_MOST}"}
+        stored = {**metadata, "input": f"{metadata['input']}; n is at most {_MOST}"}
         with quietly():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
@@ -35,17 +34,17 @@ class ExecuTorch(Format):
             try:
                 count = torch.export.Dim("n", max=_MOST)
                 program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: count},))
-                made = to_edge_transform_and_lower(
+                compiled = to_edge_transform_and_lower(
                     program,
                     partitioner=[XnnpackPartitioner()],
-                    constant_methods={_METADATA: json.dumps(said, ensure_ascii=False)},
+                    constant_methods={_METADATA: json.dumps(stored, ensure_ascii=False)},
                 ).to_executorch()
-            except Exception as error:  # torch.export, the passes and the backend each have their own
+            except Exception as error:  # torch.export, the passes and the backend each raise errors of their own
                 reason = first_line(error)
                 raise UserError(
                     f"--format executorch: ExecuTorch can't compile this model ({reason}); try --format onnx"
                 ) from error
-        path.write_bytes(made.buffer)
+        path.write_bytes(compiled.buffer)
 
     def open(self, path: Path, threads: int) -> Run:
         from executorch.extension.pybindings import portable_lib
@@ -55,8 +54,8 @@ class ExecuTorch(Format):
         return in_batches(lambda images: forward(images.contiguous()), _MOST)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
-        whole: dict[str, Any] = json.loads(_method(path, _METADATA)())
-        return whole
+        metadata: dict[str, Any] = json.loads(_method(path, _METADATA)())
+        return metadata
 
 
 def _method(path: Path, name: str) -> Any:

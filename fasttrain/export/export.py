@@ -26,6 +26,7 @@ from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.format import MANIFEST
 from fasttrain.shards.reader import ShardSet
+from fasttrain.text import counted
 
 INPUTS = ("uint8", "float")
 
@@ -126,13 +127,13 @@ def export(
             run = None if kind.unchecked else kind.open(written, threads)
             eager = _eager(trained, spec)
             if run is not None:
-                say(f"comparing the file with the model on {len(pixels)} photographs")
+                say(f"comparing the file with the model on {counted(len(pixels), 'photograph')}")
                 difference, greatest, same = _compare(run, graph, takes(pixels))
                 _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
-            if run is not None and shards is not None:
-                say("measuring the accuracy on the validation split")
-                accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
-                _require_accurate(accuracy, accept_drop, kind)
+                if shards is not None:
+                    say("measuring the accuracy on the validation split")
+                    accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
+                    _require_accurate(accuracy, accept_drop, kind)
             metadata = kind.read_metadata(written)
             size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:
@@ -214,8 +215,9 @@ def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Forma
     most, least = (-100 * each for each in accuracy.difference_interval)
     raise UserError(
         f"{kind.runtime} loses {drop:.2f} points of {accuracy.measure} (95 %: {least:.2f} to {most:.2f}) on "
-        f"{accuracy.photographs:,} photographs, from {100 * accuracy.model:.2f} % to {100 * accuracy.exported:.2f} %, "
-        f"more than {accept_drop:g}; nothing was written; if this is acceptable, raise --accept-drop"
+        f"{counted(accuracy.photographs, 'photograph')}, from {100 * accuracy.model:.2f} % to "
+        f"{100 * accuracy.exported:.2f} %, more than {accept_drop:g}; nothing was written; if this is "
+        "acceptable, raise --accept-drop"
     )
 
 

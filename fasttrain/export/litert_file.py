@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from pathlib import Path
@@ -34,30 +35,25 @@ class LiteRt(Format):
             import litert_torch
 
             try:
-                made = litert_torch.convert(model, (examples[:1],))
-            except Exception as error:  # torch.export, JAX and the converter each have their own
+                converted = litert_torch.convert(model, (examples[:1],))
+            except Exception as error:  # torch.export, JAX and the converter each raise errors of their own
                 reason = first_line(error)
                 raise UserError(
                     f"--format litert: litert-torch can't convert this model ({reason}); try --format onnx"
                 ) from error
-            made.export(str(path))
-        said = metadata if _takes_more_than_one(path, examples) else for_one(metadata)
+            converted.export(str(path))
+        stored = metadata if _takes_several(path, examples) else for_one(metadata)
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(METADATA, json.dumps(said, ensure_ascii=False))
+            archive.writestr(METADATA, json.dumps(stored, ensure_ascii=False))
 
     def open(self, path: Path, threads: int) -> Run:
-        interpreter = _interpreter(path, threads)
-        most = 1 if "[1, " in self.read_metadata(path)["input"] else None
-
-        def run(images: torch.Tensor) -> torch.Tensor:
-            return _logits(interpreter, images)
-
-        return run if most is None else in_batches(run, most)
+        run = functools.partial(_logits, _interpreter(path, threads))
+        return in_batches(run, 1) if "[1, " in self.read_metadata(path)["input"] else run
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
-            whole: dict[str, Any] = json.loads(archive.read(METADATA))
-        return whole
+            metadata: dict[str, Any] = json.loads(archive.read(METADATA))
+        return metadata
 
 
 def _interpreter(path: Path, threads: int) -> Interpreter:
@@ -68,18 +64,18 @@ def _interpreter(path: Path, threads: int) -> Interpreter:
 
 def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
     """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many at once."""
-    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    input, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     shape = list(images.shape)
-    if interpreter.get_input_details()[0]["shape"].tolist() != shape:
-        interpreter.resize_tensor_input(taken, shape)
+    if input["shape"].tolist() != shape:
+        interpreter.resize_tensor_input(input["index"], shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(taken, images.numpy())
+    interpreter.set_tensor(input["index"], images.numpy())
     interpreter.invoke()
-    return torch.from_numpy(interpreter.get_tensor(given))
+    return torch.from_numpy(interpreter.get_tensor(output["index"]))
 
 
-def _takes_more_than_one(path: Path, examples: torch.Tensor) -> bool:
-    """Return whether the file takes several photographs at once. For some models the converter fixes one."""
+def _takes_several(path: Path, examples: torch.Tensor) -> bool:
+    """Return whether the file takes several photographs at once. For some models the converter allows only one."""
     try:
         return len(_logits(_interpreter(path, 1), examples[:2])) == 2
     except (RuntimeError, ValueError):

@@ -15,6 +15,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.confusion import cells_of, confusion_from_plain
 from fasttrain.model.factory import ModelSpec
 from fasttrain.shards.reader import ShardSet
+from fasttrain.text import counted
 from fasttrain.version import __version__
 
 CARD = "README.md"
@@ -67,7 +68,7 @@ def _card(
     yield from _data(run, spec)
     yield "## Metrics"
     yield ""
-    yield f"On the {samples:,} photographs of the {split} split{_of_choice(evaluation)}:"
+    yield f"On the {counted(samples, 'photograph')} of the {split} split{_of_choice(evaluation)}:"
     yield ""
     rows = [
         (label, _share(evaluation[name], evaluation.get(f"{name}_interval")))

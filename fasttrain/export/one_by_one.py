@@ -1,4 +1,4 @@
-"""Files that take one photograph at a time: their metadata, and how many photographs go through them."""
+"""Helpers for formats whose files take only a limited number of photographs at once, often one."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def for_one(metadata: Metadata) -> dict[str, Any]:
 
 
 def in_batches(run: Run, most: int) -> Run:
-    """Return `run` for any number of images: it gets at most `most` of them at once."""
+    """Return a function that takes any number of images and calls `run` with at most `most` of them at once."""
     return lambda images: torch.cat([run(images[start : start + most]) for start in range(0, len(images), most)])

@@ -7,6 +7,7 @@ from rich.table import Table
 from fasttrain.evaluation.metrics import Interval
 from fasttrain.export.export import ExportResult
 from fasttrain.export.speed import Speed
+from fasttrain.text import counted
 
 
 def facts(result: ExportResult) -> Table:
@@ -21,22 +22,22 @@ def facts(result: ExportResult) -> Table:
         table.add_row("not checked", result.unchecked)
     else:
         share = result.max_difference / max(1.0, result.max_logit)
-        table.add_row("checked", f"{result.photographs:,} photographs, {result.source}")
+        table.add_row("checked", f"{counted(result.photographs, 'photograph')}, {result.source}")
         table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
         table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
     if (accuracy := result.accuracy) is not None:
         table.add_row(
             "accuracy",
             f"{_points(accuracy.difference)} points of {accuracy.measure} (95 %: "
-            f"{' to '.join(map(_points, accuracy.difference_interval))}) on {accuracy.photographs:,} photographs of "
-            "the validation split",
+            f"{' to '.join(map(_points, accuracy.difference_interval))}) on "
+            f"{counted(accuracy.photographs, 'photograph')} of the validation split",
         )
     return table
 
 
 def figures(result: ExportResult) -> Table:
     """Return a table of size, accuracy and speed, with a row for the model in PyTorch and a row for the file."""
-    threads = f"{result.threads} {'thread' if result.threads == 1 else 'threads'}"
+    threads = counted(result.threads, "thread")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(f"on {threads}" if result.speeds else "")
     columns = ["MB"]

@@ -33,6 +33,7 @@ from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import REJECTED, SPLITS, Manifest, class_names
 from fasttrain.shards.reader import LocalFiles, ShardSet
 from fasttrain.terminal import bar, make_console
+from fasttrain.text import counted
 
 
 def inspect(
@@ -200,8 +201,8 @@ def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDA
         return ids, ""
     lost = int((~exists).sum())
     return ids[exists], (
-        f"{shards.location}/{shard}: the file is truncated, {lost:,} of its {len(ids):,} photographs are missing; copy "
-        "it again"
+        f"{shards.location}/{shard}: the file is truncated and lacks {lost:,} of its "
+        f"{counted(len(ids), 'photograph')}; copy it again"
     )
 
 

@@ -13,6 +13,7 @@ from fasttrain.inspection.findings import Inspection
 from fasttrain.inspection.labels import LabelIssues
 from fasttrain.report.contact_sheet import contact_sheet, save_sheet
 from fasttrain.shards.reader import ShardSet
+from fasttrain.text import counted
 
 SIDE = 160  # px
 MOST = 60  # pairs
@@ -36,7 +37,7 @@ def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize 
         f"{pair.distance} bits: {pair.first.split} {pair.first.key}\n{pair.second.split} {pair.second.key}"
         for pair in pairs
     ]
-    title = f"{found.location}: {len(pairs):,} of {found.duplicates.total:,} pairs"
+    title = f"{found.location}: {len(pairs):,} of {counted(found.duplicates.total, 'pair')}"
     save_sheet(contact_sheet(np.stack(pictures), captions, title=title, columns=min(4, len(pairs))), path)
     return len(pairs)
 

@@ -19,6 +19,7 @@ from fasttrain.inspection.suggestions import Suggestion, class_counts, imbalance
 from fasttrain.memory import total_memory
 from fasttrain.shards.convert import convert
 from fasttrain.shards.find import default_out, source_name
+from fasttrain.text import counted
 
 _WIDTH = 100
 
@@ -91,7 +92,7 @@ def facts(found: Inspection) -> Iterator[str]:
             f"height {found.height.min:,} to {found.height.max:,} px, median {found.height.median:,}"
         )
     if broken := found.counts.get("broken", 0) + len(found.broken):
-        yield f"{broken:,} broken files; to list them, run fasttrain inspect"
+        yield f"{counted(broken, 'broken file')}; to list them, run fasttrain inspect"
 
 
 def _comment(text: str) -> list[str]:

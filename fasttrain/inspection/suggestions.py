@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fasttrain.inspection.findings import Inspection
+from fasttrain.text import counted
 
 USUAL_SIDE = 224  # px, of most pretrained weights
 _LEAST_SIDE, _STRIDE = 32, 32
@@ -105,7 +106,7 @@ def _batch(found: Inspection) -> Iterable[Suggestion]:
         batch //= 2
     if batch < _USUAL_BATCH:
         yield Suggestion(
-            "batch_size", batch, f"{train:,} training photographs make {-(-train // batch)} steps per epoch"
+            "batch_size", batch, f"{train:,} training photographs make {counted(-(-train // batch), 'step')} per epoch"
         )
     else:
         yield Suggestion("batch_size", batch, "the default; give a smaller one if memory runs out", False)

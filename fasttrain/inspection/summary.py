@@ -11,6 +11,7 @@ from rich.text import Text
 from fasttrain.inspection.findings import DuplicatePair, DuplicatesFound, Inspection, SampleName, Spread
 from fasttrain.inspection.labels import LabelIssues
 from fasttrain.shards.format import REJECTED
+from fasttrain.text import counted
 
 CLASSES_SHOWN = 30
 LISTED = 10
@@ -45,7 +46,7 @@ def _facts(found: Inspection) -> Table:
     facts.add_row("format", _format(found))
     if (each := found.cardinality) is not None:
         span = f"{each.mean:.2f} classes a photograph, {each.min:,} to {each.max:,}"
-        facts.add_row("multi-label", f"{span}; {each.none:,} photographs have no class")
+        facts.add_row("multi-label", f"{span}; {counted(each.none, 'photograph')} without a class")
     if found.width and found.height and found.length:
         facts.add_row("", Text("minimum / median / maximum", style="dim"))
         facts.add_row("width", f"{_spread(found.width)} px")
@@ -53,7 +54,7 @@ def _facts(found: Inspection) -> Table:
         facts.add_row("bytes", f"{_spread(found.length, 1000)} kB per photograph")
     broken, ignored = found.counts.get("broken", 0), found.counts.get("ignored", 0)
     if broken or ignored:
-        facts.add_row("left out", f"by convert: {broken:,} broken, {ignored:,} other files, see {REJECTED}")
+        facts.add_row("left out", f"by convert: {broken:,} broken, {counted(ignored, 'other file')}, see {REJECTED}")
         for reason, count in list(found.rejected.items())[:LISTED]:
             facts.add_row("", Text(f"{count:,} x {reason}"))
     return facts
@@ -109,7 +110,7 @@ def _duplicates(found: DuplicatesFound) -> Iterator[RenderableType]:
     if not found.pairs:
         yield Text.assemble(("duplicates: none", "bold green"), f", {rule}")
         return
-    title = Text.assemble((f"duplicates: {found.total:,} pairs", "bold"), f", {rule}")
+    title = Text.assemble((f"duplicates: {counted(found.total, 'pair')}", "bold"), f", {rule}")
     title.append(f"\n  {found.across:,} across splits", "bold red" if found.across else "green")
     twins = [f"{count:,} of {split}" for split, count in found.leaked.items() if count]
     if twins:
@@ -171,11 +172,11 @@ def _size(count: int) -> str:
 def labels_summary(found: LabelIssues) -> RenderableType:
     """Return the number of doubtful labels, and a table of the surest."""
     share = len(found.issues) / found.photographs if found.photographs else 0.0
-    title = f"doubtful labels: {len(found.issues):,} of {found.photographs:,} photographs ({share:.1%})"
+    title = f"doubtful labels: {len(found.issues):,} of {counted(found.photographs, 'photograph')} ({share:.1%})"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if found.photographs < found.stored:
         left = found.stored - found.photographs
-        parts.append(Text(f"{left:,} others have no prediction, as the model was trained on them", style="yellow"))
+        parts.append(Text(f"without a prediction, as the model was trained on them: {left:,} others", style="yellow"))
     if found.issues:
         table = Table(box=None, padding=(0, 1), pad_edge=False)
         table.add_column("score", justify="right", header_style="bold")

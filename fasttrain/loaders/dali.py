@@ -41,7 +41,7 @@ from fasttrain.loaders.dali_graph import (
 from fasttrain.loaders.in_thread import in_thread
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.loaders.to_device import received
 from fasttrain.photos.jpeg import require_jpeg
 
@@ -222,7 +222,7 @@ class DaliLoader(ShardLoader):
             # In this thread: slicing takes a fiftieth of the time of decoding.
             jpegs, anchors = sliced_jpegs(self.shards, batch)
         else:
-            jpegs, anchors = whole_jpegs(self.shards, batch)
+            jpegs, anchors = complete_jpegs(self.shards, batch)
         shapes = np.array(batch.boxes[:, 2:], order="C")
         for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
             if sample in self._bad:

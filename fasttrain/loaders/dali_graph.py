@@ -165,7 +165,7 @@ def decoder_threads(workers: int, cores: int, device_id: int | None) -> int:
 
 
 def release_unused_memory() -> None:
-    """Return the memory of ended pipelines to the GPU, which DALI would keep for others."""
+    """Free the GPU memory of pipelines that have ended. DALI would keep it for later pipelines."""
     if (backend := sys.modules.get("nvidia.dali.backend")) is not None:
         backend.ReleaseUnusedMemory()
 

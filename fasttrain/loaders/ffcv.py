@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
 
-_PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flags", np.int32), ("failed", np.int32)])  # as in native/ffcv.cpp
+_PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flags", np.int32), ("failed", np.int32)])  # see bind/ffcv.cpp
 
 
 class FfcvLoader(ShardLoader):

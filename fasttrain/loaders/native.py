@@ -60,7 +60,7 @@ class NativeLoader(ShardLoader):
             self._pool = _native.Pool(max(self.settings.workers, 1))
         waiting = self._located(batches)
         first_views = [batch for batch in batches if batch.view == 0]
-        read_ahead = ReadAhead(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
+        read_ahead = ReadAhead(self.shards, first_views, by_shard=self.settings.shuffle == "shards")
         submitted: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:

@@ -3,8 +3,8 @@
 Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
 run resumes at the exact sample. If classes are balanced, the number of the draw is used instead of the id.
 
-Random words are NumPy's raw `Philox` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), because
-`Generator` methods may change. Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU.
+Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU. The random numbers are those of
+`loaders.philox`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
+from fasttrain.loaders.philox import (
+    CLASS_STREAM,
+    CROP_STREAM,
+    DRAW_STREAM,
+    ORDER_STREAM,
+    SHARD_STREAM,
+    random_words,
+    unit,
+)
 
-ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
-LETTERBOX_GREY = 114  # as in Ultralytics
+LETTERBOX_GREY = 114  # Ultralytics's value
 
 SHARD_WINDOW = 8
 """The number of shards that `shuffle` "shards" mixes: 8,000 photographs, about 400 MB with `convert`'s defaults."""
 
-_FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # random streams for the crops of a photograph's further views
+_FIRST_VIEW_STREAM = 16  # this and the next streams are for the crops of a photograph's further views
 
-_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
+_ATTEMPTS = 10  # like torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
 _FLIP, _VFLIP = 2 * _ATTEMPTS + 2, 2 * _ATTEMPTS + 3
 _CHUNK = 1 << 16
@@ -120,24 +128,6 @@ class Batch:
         return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], *how)
 
 
-def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
-    """Return random words, uint64 [count, words]. Row i belongs to sample id `first + i`, for any `count` and `first`.
-
-    `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56), and `stream` in [0,
-    256). Raises ValueError otherwise.
-    """
-    if words % 4 or not 0 <= seed < 1 << 64 or not 0 <= epoch < 1 << 56 or not 0 <= stream < 256:
-        raise ValueError(f"no such stream: seed={seed} epoch={epoch} stream={stream} words={words}")
-    key = np.array([seed, epoch << 8 | stream], dtype=np.uint64)
-    counter = np.array([first * (words // 4), 0, 0, 0], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(count * words).reshape(count, words)
-
-
-def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Turn random words into float64 in [0, 1), from the upper 53 bits of each."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
 def epoch_order(
     ids: NDArray[np.int64], seed: int, epoch: int, shards: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
@@ -227,7 +217,7 @@ def _crop_numbers(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Yield positions in `ids` and the random numbers of the samples there, float64 [n, _CROP_WORDS] in [0, 1).
 
-    This goes on until all positions have been yielded.
+    Each position is yielded once.
     """
     stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
@@ -245,8 +235,8 @@ def _crop_numbers(
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
     """Return evaluation boxes, int32 [n, 4]: a centred square whose side is `share` of the short side.
 
-    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to whole source
-    pixels. `sizes` is int32 [n, 2], (height, width).
+    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to
+    source pixels. `sizes` is int32 [n, 2], (height, width).
     """
     side = np.maximum(np.rint(sizes.min(axis=1) * share), 1).astype(np.int32)
     top, left = (sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2
@@ -281,10 +271,10 @@ class EpochPlan(Batch):
         shards: NDArray[np.int64] | None = None,
         balanced: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """Return the plan of a training epoch over `ids`. `sizes`, int32 [N, 2], cover the full index, by sample id.
+        """Return the plan of a training epoch: the samples `ids`, int64 [n], in random order with random crops.
 
-        `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
-        to deliver equally often: see `balanced_order`.
+        `sizes`: int32 [N, 2], height and width of all samples of the index. `shards`: int64 [n], keeps shards together,
+        see `epoch_order`. `balanced`: int64 [n], labels of classes to deliver equally often, see `balanced_order`.
         """
         draws: NDArray[np.int64] | None = None
         if balanced is None:
@@ -399,7 +389,7 @@ def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.cache
 def _log(x: float) -> float:
-    # By Newton's method on _exp, for the same reason. x is a ratio near 1.
+    # Newton's method on _exp, for the same reason. x is a ratio near 1.
     y = 0.0
     for _ in range(64):
         e = float(_exp(np.array([y]))[0])

@@ -35,18 +35,18 @@ _WINDOWS_KEPT = 3  # the previous one, whose last batches are still decoded, the
 class ReadAhead:
     """Runs ahead of a loader through the same planned batches, in its own threads.
 
-    With `whole_shards` it requests each shard completely, in the order in which the plan needs them, so that a disk
+    With `by_shard` it requests each shard completely, in the order in which the plan needs them, so that a disk
     reads in sequence. Data that was read is in the page cache, not in the process. Data that was fetched is in the
     cache on the disk.
     """
 
-    def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> None:
+    def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, by_shard: bool) -> None:
         self._shards = shards
         # Samples that are not mapped are read before they are decoded, so there is nothing to request.
         self._batches = iter(batches if shards.mapped else ())
-        self._whole_shards = whole_shards
-        self._distance = _PHOTOGRAPHS_BY_SHARD if whole_shards else _PHOTOGRAPHS
-        if shards.remote and whole_shards:
+        self._by_shard = by_shard
+        self._distance = _PHOTOGRAPHS_BY_SHARD if by_shard else _PHOTOGRAPHS
+        if shards.remote and by_shard:
             self._distance = SHARD_WINDOW * -(-len(shards) // len(shards.manifest.shards))
         # A request costs a lookup and wakes a thread while the consumer waits, so it covers several batches.
         self._slack = 0 if shards.remote else self._distance // 4
@@ -70,7 +70,7 @@ class ReadAhead:
                 self._fetch_for(batch)
         elif batches:
             ids = np.concatenate([batch.ids for batch in batches])
-            if self._whole_shards:
+            if self._by_shard:
                 where = self._shards.locate_shards(self._not_requested(self._shard_numbers(ids)))
             else:
                 where = self._shards.locate(ids)
@@ -97,14 +97,14 @@ class ReadAhead:
         for number in fresh:
             self._threads.submit(self._fetch, number)
         # Freshly fetched data is already in the page cache.
-        if not (self._whole_shards or fresh) and self._fetched.issuperset(numbers):
+        if not (self._by_shard or fresh) and self._fetched.issuperset(numbers):
             self._threads.submit(_will_need, self._shards.locate(batch.ids))
 
     def _fetch(self, number: int) -> None:
         # An error here occurs again when the shard is needed, and is reported there.
         path = self._shards.fetch(number, self._stop)
         self._fetched.add(number)
-        if self._whole_shards:
+        if self._by_shard:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 read_soon(file.fileno())
 
@@ -118,7 +118,7 @@ def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[
     if not shards.remote:
         yield from results
         return
-    ahead = ReadAhead(shards, batches, whole_shards=True)
+    ahead = ReadAhead(shards, batches, by_shard=True)
     try:
         for batch, result in zip(batches, results, strict=True):
             ahead.advance(len(batch))

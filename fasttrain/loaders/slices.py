@@ -22,7 +22,7 @@ def can_slice(shards: ShardSet) -> bool:
     return shards.manifest.settings.get("cut") in ("mcu", "row") and native_available()
 
 
-def whole_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+def complete_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
     """Return the complete stored JPEGs of a batch, in the same form as `sliced_jpegs`. No bytes are copied."""
     jpegs = [np.frombuffer(shards.bytes(int(sample)), dtype=np.uint8) for sample in batch.ids]
     return jpegs, np.ascontiguousarray(batch.boxes[:, :2])

@@ -258,7 +258,7 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
             except UserError as error:
-                return images, error  # as a value, because DataLoader wraps a raised error into a page of text
+                return images, error  # not raised, because DataLoader would wrap it into a page of text
         if get_worker_info() is not None:
             try:
                 images.share_memory_()  # otherwise a thread does it, and if that fails the run waits forever

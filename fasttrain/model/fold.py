@@ -14,7 +14,7 @@ from timm.layers.padding import pad_same
 from fasttrain.device import full_precision
 
 _PROBE = (2, 3, 64, 64)  # shape of the trial input
-_TOLERANCE = 1e-3  # of the greatest feature
+_TOLERANCE = 1e-3  # a share of the greatest feature
 
 
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:

@@ -80,7 +80,7 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
             "set PYTHONPATH"
         ) from None
     except Exception as error:
-        raise UserError(f"model = {path}: importing {module} failed ({_one_line(error)}); fix it") from error
+        raise UserError(f"model = {path}: importing {module} failed ({_with_type(error)}); fix the module") from error
     if isinstance(maker, types.FunctionType) or (isinstance(maker, type) and issubclass(maker, torch.nn.Module)):
         return maker
     what = "not defined" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"
@@ -145,7 +145,7 @@ def _call(maker: Callable[..., Any], name: str, num_classes: int, options: dict[
         raise
     except Exception as error:
         raise fixable(error) or UserError(
-            f"model = {name} failed for {num_classes} classes ({_one_line(error)})"
+            f"model = {name} failed for {num_classes} classes ({_with_type(error)})"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
     except Exception as error:
         raise fixable(error) or UserError(
             f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
-            f"({_one_line(error)}); make it accept these, or give another --image-size"
+            f"({_with_type(error)}); make it accept these, or give another --image-size"
         ) from error
     wanted = f"return logits, float [n, {classes}]"
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
@@ -173,5 +173,5 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
         raise UserError(f"model = {name} returns probabilities, which add up to 1; remove the softmax and {wanted}")
 
 
-def _one_line(error: BaseException) -> str:
+def _with_type(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)[:200]}"

@@ -27,7 +27,7 @@ class PublishedModel:
 
 @functools.cache
 def published_models() -> tuple[PublishedModel, ...]:
-    """Return all models of the table, sorted by name."""
+    """Return all models for which timm has published ImageNet results, sorted by name."""
     with _TABLE.open(newline="", encoding="utf-8") as file:
         next(file)
         return tuple(

@@ -16,7 +16,7 @@ from fasttrain.photos.rows import LABELS, PATHS, SPLITS, Table, looks_like_path,
 from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, few
 from fasttrain.photos.table import split_in_cell
 from fasttrain.photos.walk import Ignored
-from fasttrain.text import nearest
+from fasttrain.text import counted, nearest
 
 DROP = "drop"
 _SUGGESTED = "suggested"
@@ -70,15 +70,15 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     file = user_path(path)
     if listing.multi_label:
         raise UserError(
-            f"--relabel {file} gives one class per photograph, but {listing.name} has sets of classes; change the "
-            f"labels in {listing.root}"
+            f"--relabel {file} gives one class per photograph, but {listing.name} is multi-label; change the labels in "
+            f"{listing.root}"
         )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)
     if missing:
         raise UserError(
             f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is not one of the photographs "
-            f"({len(missing):,} lines have this problem); give paths relative to {listing.root}"
+            f"(this problem is in {counted(len(missing), 'line')}); give paths relative to {listing.root}"
         )
     photos = list(listing.photos)
     dropped: set[int] = set()
@@ -140,7 +140,7 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
     return replace(
         listing,
         photos=photos,
-        notes=(*listing.notes, f"--group-by {pattern}: {count:,} groups of {len(photos):,} photographs"),
+        notes=(*listing.notes, f"--group-by {pattern}: {counted(count, 'group')} of {len(photos):,} photographs"),
         settings={**listing.settings, "group_by": pattern},
     )
 

@@ -12,6 +12,7 @@ from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, Photo, Sourc
 from fasttrain.photos.split_names import SPLIT_WORDS, split_of
 from fasttrain.photos.tree import DiskTree, Tree
 from fasttrain.photos.walk import Found, Ignored
+from fasttrain.text import counted
 
 OPTIONS = frozenset({"classes"})
 _NO_CLASS = "not in a class folder"
@@ -152,7 +153,11 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
         return [(f"{folder}/", "empty")]
     if split == VAL:
         loose = sum(reason == _NO_CLASS for _, reason in left_out)
-        what = f"{loose:,} photographs but no class folders" if loose else f"no photographs ({': '.join(left_out[0])})"
+        what = (
+            f"{counted(loose, 'photograph')} but no class folders"
+            if loose
+            else f"no photographs ({': '.join(left_out[0])})"
+        )
         fix = "give each class a folder there" if loose else "add some"
         raise UserError(
             f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides how many "
@@ -164,7 +169,7 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
 def _no_folders(tree: Tree, beside: list[Ignored]) -> str:
     """Return the message for a folder without class folders."""
     photos = sum(reason == _NO_CLASS for _, reason in beside)
-    where = f"{photos:,} photographs but no class folders" if photos else "no class folders"
+    where = f"{counted(photos, 'photograph')} but no class folders" if photos else "no class folders"
     return where + (_table_hint(tree) or "; give each class its own folder")
 
 

@@ -36,12 +36,11 @@ class LabelSets:
 
 
 def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets | None:
-    """Return the sets of classes in a column of lists, JSON lists, or separated names, or None if each cell is a single
-    label.
+    """Return the set of classes in each cell of a column, or None if the column has single labels.
 
-    All cells are read in the same way. `multi_label` means that the user says that the labels are sets. Otherwise they
-    are sets if a list has several entries, or if the separated names also occur alone in cells. Raises UserError if two
-    separators are possible.
+    A cell holds a list, a JSON list, or names with a separator between them. All cells are read in the same way. With
+    `multi_label` the labels are always sets. Otherwise they are sets only if a list has several entries, or if the
+    separated names also occur alone in cells. Raises UserError if two separators are possible.
     """
     cells = [row[column] for row in table.rows]
     lists = _as_lists(cells)

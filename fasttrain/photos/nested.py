@@ -11,6 +11,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.source import TRAIN, Listing, Photo, few
 from fasttrain.photos.split_names import split_of
 from fasttrain.photos.tree import Tree
+from fasttrain.text import counted
 
 CHOICES = ("top", "leaf", "path")
 _COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three digits, which are rarely classes
@@ -137,7 +138,8 @@ def _found(folders: set[str]) -> str:
     """Return a description of the folders for messages."""
     tops = {folder.split("/")[0] for folder in folders}
     depth = max(folder.count("/") for folder in folders) + 1
-    return f"{len(folders):,} folders with photographs, {depth} levels deep, in {len(tops):,} class folders"
+    held = f"{counted(len(folders), 'folder')} with photographs, {counted(depth, 'level')} deep"
+    return f"{held}, in {counted(len(tops), 'class folder')}"
 
 
 def _leaf(folder: str) -> str:

@@ -64,8 +64,10 @@ class Picture:
 
 
 def open_picture(data: bytes) -> Picture:
-    """Open the image in the file contents `data` without decoding its pixels. ¶ Raises BrokenPhoto if the format isn't
-    supported or the header is damaged."""
+    """Open the image in the file contents `data` without decoding its pixels.
+
+    Raises BrokenPhoto if the format isn't supported or the header is damaged.
+    """
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -91,8 +93,10 @@ def open_picture(data: bytes) -> Picture:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels from the header in `data`, without decoding. ¶ Raises BrokenPhoto if the format
-    isn't supported or the header is damaged."""
+    """Return (width, height) in pixels from the header in `data`, without decoding.
+
+    Raises BrokenPhoto if the format isn't supported or the header is damaged.
+    """
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -108,8 +112,10 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_picture(picture: Picture) -> Image:
-    """Return the decoded image, upright, with 8 bits per sample, in mode L, RGB, RGBA, CMYK or LAB. ¶ Raises
-    BrokenPhoto if the pixels can't be decoded."""
+    """Return the decoded image, upright, with 8 bits per sample, in mode L, RGB, RGBA, CMYK or LAB.
+
+    Raises BrokenPhoto if the pixels can't be decoded.
+    """
     try:
         picture.image.load()
         return _eight_bits(_upright(picture.image, picture.orientation), picture)
@@ -215,8 +221,10 @@ def _register() -> None:
 
 
 def open_as(kind: str, data: bytes) -> Image:
-    """Open the image `data` as the format `kind`, without changes. ¶ Raises BrokenPhoto if Pillow lacks the format, or
-    if the header is damaged."""
+    """Open the image `data` as the format `kind`, without changes.
+
+    Raises BrokenPhoto if Pillow lacks the format, or if the header is damaged.
+    """
     from PIL import Image
 
     _register()

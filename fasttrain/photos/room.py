@@ -20,7 +20,7 @@ COEFFICIENTS = 4
 
 _BYTES_A_PIXEL = 24  # measured with an RGBA image put on white and encoded with optimal tables, with its files
 _SMALL = 16  # freed memory below this fraction of the budget isn't returned to the system
-_SHARE = 0.5  # of the free memory
+_SHARE = 0.5  # the share of the free memory to use
 
 
 def unbounded(pixels: int) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fasttrain.errors import UserError
 from fasttrain.extras import require
-from fasttrain.text import nearest, read_text
+from fasttrain.text import counted, nearest, read_text
 
 TEXT = (".csv", ".tsv", ".tab", ".txt", ".lst", ".list")
 JSON = (".jsonl", ".ndjson")
@@ -110,7 +110,8 @@ def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
     for line, cells in rows:
         if len(cells) > len(columns):
             raise UserError(
-                f"{path}: line {line}: {len(cells)} cells, but {len(columns)} columns; put text with commas in quotes"
+                f"{path}: line {line}: {len(cells):,} cells, but {counted(len(columns), 'column')}; put text with "
+                "commas in quotes"
             )
         cells += [""] * (len(columns) - len(cells))
     return Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])

@@ -24,6 +24,7 @@ from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
 from fasttrain.photos.walk import Ignored
+from fasttrain.text import counted
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root", "multi_label"})
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
@@ -334,14 +335,15 @@ def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: Lab
     if sets is not None:
         mean = sum(len(photo.names) for photo in photos) / max(len(photos), 1)
         none = sum(not photo.names for photo in photos)
-        notes = [f"multi-label: {sets.how}; {mean:.2f} classes per photograph, {none:,} photographs have none"]
+        without = counted(none, "photograph")
+        notes = [f"multi-label: {sets.how}; {mean:.2f} classes per photograph, {without} without a class"]
         if absent := sorted(set(sets.names).difference(*(photo.names for photo in photos))):
             notes.append(f"classes without a photograph, left out: {', '.join(absent)[:200]}")
         return notes
     texts = [text_of(row[columns.labels[0]]) for row in table.rows]
     joined = [(mark, count) for mark in "|;" if (count := sum(mark in text for text in texts))]
     return [
-        f"{count:,} labels contain {mark!r} and are read as one name each; --multi-label splits them"
+        f"labels with {mark!r}, {count:,} of them, are read as one name each; --multi-label splits them"
         for mark, count in joined
     ]
 
@@ -354,8 +356,8 @@ def _require_some(table: Table, photos: list[Photo], base: str) -> None:
         raise UserError(f"{table.path}: no row has a label; give another --label-column")
     if all(photo.size < 0 for photo in photos):
         raise UserError(
-            f"{table.path}: none of its {len(photos):,} photographs exists (the first: {photos[0].path}); give "
-            f"--root, the folder that the paths are relative to (now {base})"
+            f"{table.path}: it lists {counted(len(photos), 'photograph')}, but none exists (the first: "
+            f"{photos[0].path}); give --root, the folder that the paths are relative to (now {base})"
         )
 
 

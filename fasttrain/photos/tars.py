@@ -8,6 +8,7 @@ from typing import IO
 
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container
+from fasttrain.text import counted
 
 _AT_ONCE = 1 << 20
 Head = Callable[[int], bytes]
@@ -36,7 +37,8 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
         if not count:
             raise UserError(f"--source {file.path}: not a readable tar ({error}); copy it again") from error
         raise UserError(
-            f"--source {file.path}: the tar is damaged after {count:,} members ({error}); copy it again"
+            f"--source {file.path}: the tar is damaged after {counted(count, 'entry', 'entries')} ({error}); copy it "
+            "again"
         ) from error
     finally:
         stream.close()

@@ -19,6 +19,7 @@ from fasttrain.photos.records import Record, list_records
 from fasttrain.photos.rows import LABELS, plain
 from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.walk import Ignored, left_out
+from fasttrain.text import counted
 
 OPTIONS = frozenset({"class_names", "label_column"})
 FILES = re.compile(
@@ -106,14 +107,14 @@ def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int
         length, checksum = _HEADER.unpack(head.ljust(_HEADER.size, b"\0"))
         start = position + _HEADER.size
         if len(head) < _HEADER.size:
-            raise UserError(f"{container.path}: truncated after {count:,} records; copy it again")
+            raise UserError(f"{container.path}: truncated after {counted(count, 'record')}; copy it again")
         if masked_crc32c(head[:8]) != checksum:
-            what = f"damaged after {count:,} records" if count else "not a TFRecord"
+            what = f"damaged after {counted(count, 'record')}" if count else "not a TFRecord"
             raise UserError(f"{container.path}: {what} (a length's checksum differs); copy it again")
         stream.seek(start + length)
         tail = stream.read(_CHECKSUM.size)
         if len(tail) < _CHECKSUM.size:
-            raise UserError(f"{container.path}: truncated after {count:,} records; copy it again")
+            raise UserError(f"{container.path}: truncated after {counted(count, 'record')}; copy it again")
         yield start, length, _CHECKSUM.unpack(tail)[0]
         position, count = start + length + _CHECKSUM.size, count + 1
 

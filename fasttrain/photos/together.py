@@ -22,6 +22,7 @@ from fasttrain.photos.formats import HEAD, sniff
 from fasttrain.photos.pictures import BrokenPhoto, decode_picture, onto_white, opened
 from fasttrain.photos.room import COEFFICIENTS, Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import UNDECIDED, Source
+from fasttrain.text import counted
 
 DISTANCE = 4
 """The hashes of near-duplicates differ in at most this many of 64 bits. It is the default of `inspect`, too."""
@@ -46,12 +47,12 @@ def keep_together(source: Source, workers: int, advance: Callable[[int], None]) 
     links = _links(_hashes(source, workers, advance))
     found = _linked(len(source.paths), links)
     groups, across = _merged(source, links)
-    note = f"--keep-duplicates-together: {len(found):,} groups of {sum(map(len, found)):,} near-duplicates"
+    note = f"--keep-duplicates-together: {counted(len(found), 'group')} of {sum(map(len, found)):,} near-duplicates"
     note += f", the largest of {max(map(len, found)):,}" if found else ""
     if across:
         note += (
-            f"; the source puts {len(across):,} photographs into another split than a near-duplicate, where they stay: "
-            "see duplicates.csv"
+            f"; the source puts {counted(len(across), 'photograph')} into another split than a near-duplicate, which "
+            "stays so: see duplicates.csv"
         )
     counts = {
         "groups": len(found),

@@ -105,9 +105,9 @@ def is_hidden(path: str) -> bool:
 
 
 def left_out(name: str, head: Callable[[], bytes]) -> str | None:
-    """Return why a file is not a photograph, or None if it is one, by its suffix or else by its first HEAD bytes.
+    """Return why the file `name` is not a photograph, or None if it is one.
 
-    `head` returns these bytes.
+    The suffix decides, or if that is unknown, the file's first HEAD bytes. `head` returns these bytes.
     """
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
     if suffix in PHOTOGRAPHS:

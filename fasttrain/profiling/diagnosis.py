@@ -84,7 +84,7 @@ def _bottleneck(measured: Measured, conditions: Conditions) -> str:
     greatest = max((COPY, AUGMENT, OPTIMIZER, LOGGING), key=lambda name: shares[name])
     if shares[greatest] >= HOLDS_UP:
         return greatest
-    loader_share = alone / (alone + measured.loader_rate)  # of the cores, if both keep them busy
+    loader_share = alone / (alone + measured.loader_rate)  # the loader's share of the cores, if both keep them busy
     if conditions.device == "cpu" and loader_share >= HOLDS_UP and measured.together.rate < (1 - HOLDS_UP) * alone:
         return "cores"
     return "model"

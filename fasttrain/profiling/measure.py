@@ -17,6 +17,7 @@ from fasttrain.loaders.base import Loader
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import StepAgreement
+from fasttrain.text import counted
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step
@@ -71,7 +72,7 @@ def measure(
     """
     epochs = _Epochs(state)
     pictures = state.loader
-    say(f"{steps} steps, loader and step together")
+    say(f"{counted(steps, 'step')}, loader and model together")
     together = _time_steps(state, step, steps, epochs)
     say("the loader alone")
     loader_rate, held = _drain(pictures, steps, epochs)

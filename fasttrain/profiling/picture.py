@@ -21,7 +21,7 @@ COLOURS = {
     "optimizer": "#7570b3",
     "logging": "#999999",
 }
-LETTERED_FROM = 0.06  # of the longest bar; longer parts have room for their number
+LETTERED_FROM = 0.06  # a share of the longest bar; longer parts have room for their number
 
 
 def profile_figure(profile: Profile) -> Figure:

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.text import counted
+
 if TYPE_CHECKING:
     from fasttrain.profiling.result import Profile
 
@@ -47,8 +49,8 @@ def profile_table(profile: Profile) -> RenderableType:
         rates.add_row("copies alone", f"{measured.copy_rate:,.0f} img/s")
     sentence = profile.diagnosis.sentence
     title = Text(
-        f"{together.steps} steps of {profile.batch_size} of the train split's {profile.photographs:,} photographs, "
-        f"{profile.loader}, {profile.device}"
+        f"{counted(together.steps, 'step')} with {profile.batch_size} of the train split's "
+        f"{counted(profile.photographs, 'photograph')}, {profile.loader}, {profile.device}"
     )
     return Group(
         title, Text(), phases, Text(), rates, Text(), Text(sentence[0].upper() + sentence[1:], style="bold green")

@@ -14,6 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.paired import Paired, compare_pairs
 from fasttrain.evaluation.prediction_file import StoredPredictions, read_predictions
 from fasttrain.report.summary import duration
+from fasttrain.text import counted
 from fasttrain.tracking.runs import RATE, TrackedRun
 
 _ALWAYS_DIFFER = ("run_name", "out", "resume")
@@ -145,15 +146,15 @@ def pair_lines(pair: Paired | str, other: str) -> list[Text]:
         return [Text(f"A and {other} photograph by photograph: {pair}", style="yellow")]
     lines = []
     if not pair.same:
-        evaluated = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, which differ in part"
-        relabelled = f"; {pair.relabelled:,} common photographs have different labels" if pair.relabelled else ""
+        evaluated = f"A evaluated {counted(pair.first, 'photograph')} and {other} {pair.second:,}, which differ in part"
+        relabelled = f"; {pair.relabelled:,} of the common ones with different labels" if pair.relabelled else ""
         compared = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
         lines.append(Text(f"{evaluated}{relabelled}: {compared}", style="yellow"))
     if pair.photographs:
         first, second = pair.top1
         low, high = pair.interval
         lines += [
-            Text(f"top1 on the same {pair.photographs:,} photographs: A {first:.2%}, {other} {second:.2%}"),
+            Text(f"top1 on the same {counted(pair.photographs, 'photograph')}: A {first:.2%}, {other} {second:.2%}"),
             Text(
                 f"{other} - A = {100 * pair.difference:+.2f} points, 95 %: {100 * low:+.2f} to {100 * high:+.2f}; "
                 f"right in A alone {pair.only_first:,}, in {other} alone {pair.only_second:,}, "

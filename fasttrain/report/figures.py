@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CLUSTERED_FROM = 21  # sort similar classes next to each other
 COUNTED_UP_TO = 20  # print counts in the cells
 NAMED_UP_TO = 150  # print class names
-DRAWN_OF_MANY = 100  # of a sparse matrix
+DRAWN_OF_MANY = 100  # draw so many classes of a sparse matrix: those with the most mistakes
 
 NAME_LENGTH = 24  # characters of a class name
 PAIRS, PAIR_LINE = 20, 16.5  # the most pairs in the list, and the height of a line in points

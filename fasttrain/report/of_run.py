@@ -102,7 +102,7 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards, maps=maps),
         history=history,
         best_epoch=result.best_epoch,
-        weights=f"classifier of try {result.best_epoch}" if probe else result.weights_said,
+        weights=f"classifier of try {result.best_epoch}" if probe else result.weights_text,
         facts=facts,
         commands=commands,
         batch=batch,

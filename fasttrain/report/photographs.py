@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 SIDE = 192  # px, the longest side of a thumbnail
-QUALITY = 72  # of the thumbnails' JPEGs
+QUALITY = 72  # JPEG quality of the thumbnails
 WORST_CLASSES = 6
 WRONG_A_CLASS = 6  # the most photographs per class
 BATCH_SHOWN = 24  # the most pictures of the first batch

@@ -9,6 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.text import counted
+
 if TYPE_CHECKING:
     from fasttrain.training.replay import Named, Replay, Tried
 
@@ -29,7 +31,7 @@ def replay_summary(found: Replay) -> RenderableType:
     }[facts["kind"]]
     title = Text(f"epoch {facts['epoch'] + 1}, step {facts['step'] + 1}: {happened}", style="bold")
     about = Text(
-        f"{facts['config']['model']}, {facts['precision']} on {facts['device']}, {found.batch:,} photographs, "
+        f"{facts['config']['model']}, {facts['precision']} on {facts['device']}, {counted(found.batch, 'photograph')}, "
         f"learning_rate {facts['learning_rate']:g}",
         style="dim",
     )

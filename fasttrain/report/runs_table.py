@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fasttrain.machine import relative_path
 from fasttrain.report.summary import duration
+from fasttrain.text import counted
 from fasttrain.tracking.runs import RATE, TrackedRun
 
 _MARKS = {"finished": ("✓", "green"), "running": ("▶", "cyan"), "failed": ("✗", "red"), "killed": ("■", "yellow")}
@@ -65,7 +66,7 @@ def _details(run: TrackedRun) -> list[str]:
     elif run.status in ("running", "killed"):
         lines.append(run.status)
     if run.waiting:
-        lines.append(f"{run.waiting} entries are not delivered yet: run fasttrain runs --deliver")
+        lines.append(f"{counted(run.waiting, 'entry', 'entries')} not delivered yet: run fasttrain runs --deliver")
     if run.error:
         lines.append(" ".join(run.error.split()))
     return lines

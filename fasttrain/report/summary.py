@@ -15,6 +15,7 @@ from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
+from fasttrain.text import counted
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
@@ -108,7 +109,7 @@ def evaluation_table(
 
     `split`: the split's name, or "all". `warning`: a line about the evaluation.
     """
-    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
+    title = Text(f"{split_title(split)}, {counted(evaluation.samples, 'sample')}", style="bold")
     warnings = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # `Padding` would crop it
     if isinstance(evaluation, SetEvaluation):
         return Group(title, *warnings, *(_indented(part) for part in _set_tables(evaluation)))
@@ -217,7 +218,7 @@ def run_summary(
     (train, train_name), (val, val_name) = accuracy_rows(best)
     run.add_row("validation", f"loss {best['val_loss']:.4f}  {val_name} {best[val]:.2%}{_macro_f1(result.best)}")
     if result.refit_epochs:
-        run.add_row("weights", Text(result.weights_said))
+        run.add_row("weights", Text(result.weights_text))
     if result.averaged is not None:
         run.add_row("weights", Text(f"{result.averaged.description}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")

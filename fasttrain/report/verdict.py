@@ -12,10 +12,11 @@ from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.report.summary import is_probe
+from fasttrain.text import counted
 
 NEAR = 1.1  # a model is near its baseline up to this multiple of it
 _REASONS = 2  # the most reasons to name
-_ONE_ANSWER = 0.9  # the share of predictions from which a model is said to give one answer
+_ONE_ANSWER = 0.9  # a model gives only one answer if this share of its predictions is one class
 _LEARNED = 0.25  # the training accuracy above the baseline from which the model has learned
 _FELL = 0.95  # the loss has fallen if it is below this multiple of the first epoch's
 _FEW_EPOCHS = 5
@@ -42,7 +43,8 @@ def baseline_warning(
     if share == 1 or (top1 > NEAR * share and not _may_be_chance(evaluation, share)):
         return None
     if top1 > NEAR * share:
-        return f"Top-1 {_percent(top1)} may be no better than {always}: {evaluation.samples:,} photographs can't tell"
+        few = f"{counted(evaluation.samples, 'photograph')} can't tell"
+        return f"Top-1 {_percent(top1)} may be no better than {always}: {few}"
     finding = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
     reasons = _loss_reasons(history, 3 * math.log(len(evaluation.classes))) + _answer_reasons(evaluation)
     reasons += _training_reasons(history, share, pretrained)

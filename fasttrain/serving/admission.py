@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fasttrain.serving.limits import Limits, Refused
+from fasttrain.text import counted
 
 
 class Admission:
@@ -37,7 +38,8 @@ class Admission:
         """Add photographs and bytes to the counts. Raises Refused (429) if that would exceed a limit."""
         if self.photographs + photographs > self._limits.queue or self.bytes + size > self._limits.bodies:
             wait = {"Retry-After": str(self._rate.seconds_for(self.photographs))}
-            raise Refused(429, f"the queue is full with {self.photographs:,} photographs; try again later", wait)
+            queued = counted(self.photographs, "photograph")
+            raise Refused(429, f"the queue is full, with {queued}; try again later", wait)
         self.photographs += photographs
         self.bytes += size
 
@@ -89,6 +91,6 @@ class _Rate:
             self._since, self._count, self._last = time.monotonic(), 0, self._count / seconds
 
     def seconds_for(self, photographs: int) -> int:
-        """Return the time that `photographs` take at this rate, in whole seconds from 1 to 60."""
+        """Return the time that `photographs` take at this rate, in seconds, an integer from 1 to 60."""
         rate = self._last or self._count / max(time.monotonic() - self._since, 1e-3)
         return min(max(math.ceil(photographs / rate) if rate else 1, 1), 60)

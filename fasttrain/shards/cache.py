@@ -21,7 +21,7 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, make_folder
 from fasttrain.machine import allocated_bytes, delete_unlocked, lock, unlock
 
-_LEFT_FREE = 5 * 10**9  # of a large disk; a tenth of a small one
+_LEFT_FREE = 5 * 10**9  # bytes of a large disk; of a small one, a tenth is left free
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ class Cache:
         with _disk_errors(path):
             if size > shutil.disk_usage(self.root).total:  # a manifest may claim any size, so nothing is deleted for it
                 raise UserError(
-                    f"{path.name}: its manifest says {size:,} bytes, more than the disk of {self.root} holds; copy the "
-                    "shards there again, or set FASTTRAIN_CACHE to a folder on a larger disk"
+                    f"{path.name} has {size:,} bytes according to its manifest, more than the disk of {self.root} can "
+                    "hold; if that size is wrong, write the shards again with `fasttrain convert`, otherwise set "
+                    "FASTTRAIN_CACHE to a folder on a larger disk"
                 )
             for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
                 unfinished.unlink(missing_ok=True)  # left by a killed process, as `exclusive` excludes other writers

@@ -16,6 +16,7 @@ from fasttrain.photos.label_bits import bytes_for, unpacked
 from fasttrain.photos.normalize import MAX_PIXELS
 from fasttrain.shards.format import SPLITS, Manifest, index_dtype, label_in
 from fasttrain.shards.tar import BLOCK, label_member, member_header, npy_header, size_of_shard
+from fasttrain.text import counted
 
 _IN_KEYS = np.zeros(256, np.bool_)
 _IN_KEYS[[0, *b"%/-_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = True
@@ -28,7 +29,7 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
         return "it isn't an index of shards"
     expected = manifest.index.samples
     if len(index) != expected or expected != sum(shard.samples for shard in manifest.shards):
-        return f"it has {len(index):,} rows, but the manifest says {expected:,}"
+        return f"it has {counted(len(index), 'row')}, but the manifest says {expected:,}"
     shards = manifest.shards
     counts = np.zeros(len(shards), np.int64)
     sizes = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)

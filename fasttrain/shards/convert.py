@@ -5,12 +5,9 @@ An interrupted conversion can be resumed, and the same photographs and settings 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -19,24 +16,27 @@ from rich.console import Console
 
 from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.source import TEST, UNDECIDED, Source, SourceOptions
+from fasttrain.photos.source import UNDECIDED, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
-from fasttrain.photos.together import keep_together
 from fasttrain.shards.append import plan_addition, write_addition
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.beton import NO_LABEL, RECORD, write_betons
+from fasttrain.shards.beton import RECORD
 from fasttrain.shards.destination import Destination, Folder
-from fasttrain.shards.extra_labels import extra_labels_file
 from fasttrain.shards.find import data_set_in, default_out
-from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, Manifest, read_manifest
-from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import Earlier, ShardJob, lay_out, split_files
+from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.merge import part_name, refuse_finished, write_summary
 from fasttrain.shards.part_number import parse_part
-from fasttrain.shards.parts import Part, read_parts, write_parts
-from fasttrain.shards.progress import ConvertProgress, Interrupted, stopping
-from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings, parse_formats
+from fasttrain.shards.steps import (
+    checked_source,
+    group_duplicates,
+    lay_out_shards,
+    print_notes,
+    quiet_pillow,
+    write_beton_files,
+    write_lists,
+    write_shards,
+)
 from fasttrain.shards.workplace import destination, prepare, prepare_append
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
@@ -187,18 +187,18 @@ def convert_part(
     refuse_finished(place)
     folder = place.below(part_name(number, count))
     start = time.monotonic()
-    workers, settings, opened = _checked(source, folder, settings, workers, options)
-    with _quiet_pillow(), folder.exclusive(wait=False), StopRequest("stopping after the current shards") as stop:
+    workers, settings, opened = checked_source(source, folder, settings, workers, options)
+    with quiet_pillow(), folder.exclusive(wait=False), StopRequest("stopping after the current shards") as stop:
         if options.keep_duplicates_together:
-            opened = _together(opened, workers, console, stop)
-        jobs = _jobs(opened, settings)
+            opened = group_duplicates(opened, workers, console, stop)
+        jobs = lay_out_shards(opened, settings)
         recorded = {**settings.recorded(), **opened.settings}
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
-        _say_notes(console, opened)
+        print_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
         if number == 1:  # all parts have the same lists, and `merge` uses those of the first
-            _write_lists(folder, opened, jobs)
-        _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
+            write_lists(folder, opened, jobs)
+        _, photos = write_shards(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
 
@@ -263,18 +263,18 @@ def _convert(
     that converts into the same place instead of raising an error.
     """
     start = time.monotonic()
-    workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
-    with out.exclusive(wait=wait), _quiet_pillow(), StopRequest("stopping after the current shards") as stop:
+    workers, settings, source = checked_source(where, out, settings, workers, options, least_classes)
+    with out.exclusive(wait=wait), quiet_pillow(), StopRequest("stopping after the current shards") as stop:
         if options.keep_duplicates_together:
-            source = _together(source, workers, console, stop)
-        jobs = _jobs(source, settings)
+            source = group_duplicates(source, workers, console, stop)
+        jobs = lay_out_shards(source, settings)
         recorded = {**settings.recorded(), **source.settings}
         manifest = prepare(out, source, jobs, recorded, overwrite=overwrite, say=console.print)
         already, photos = manifest is not None, 0
         if manifest is None:
-            _say_notes(console, source)
-            parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            _write_lists(out, source, jobs)
+            print_notes(console, source)
+            parts, photos = write_shards(source, jobs, out, settings, workers, strict, console, stop)
+            write_lists(out, source, jobs)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(
@@ -288,7 +288,7 @@ def _convert(
             )
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(Path(out.location), console, stop)
+            write_beton_files(Path(out.location), console, stop)
         out.remove_folder(PARTS)
     return ConvertResult(out.location, manifest, seconds, photos, already)
 
@@ -311,169 +311,27 @@ def _append(
         raise UserError(
             f"{out} also holds FFCV's .beton files; give --format tar,beton to add the new photographs to them"
         )
-    workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
-    with out.exclusive(wait=False), _quiet_pillow(), StopRequest("stopping after the current shards") as stop:
+    workers, settings, source = checked_source(where, out, settings, workers, options, least_classes=1)
+    with out.exclusive(wait=False), quiet_pillow(), StopRequest("stopping after the current shards") as stop:
         addition = plan_addition(out, source, settings, strict=strict)
         source, held, photos = addition.source, addition.earlier.held, 0
         if options.keep_duplicates_together:
             drawn = replace(source, splits=np.where(held == UNDECIDED, source.splits, held))
-            source = replace(_together(drawn, workers, console, stop), splits=source.splits)
+            source = replace(group_duplicates(drawn, workers, console, stop), splits=source.splits)
             addition = replace(addition, source=source)
-        jobs = _jobs(source, settings, addition.earlier)
-        _say_notes(console, replace(source, notes=(*source.notes, *addition.notes())))
+        jobs = lay_out_shards(source, settings, addition.earlier)
+        print_notes(console, replace(source, notes=(*source.notes, *addition.notes())))
         if jobs:
             recorded = {**settings.recorded(), **source.settings}
             mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": recorded}
             prepare_append(out, addition.base, {**mine, "append": addition.fingerprint})
-            parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop, addition.keys)
+            parts, photos = write_shards(source, jobs, out, settings, workers, strict, console, stop, addition.keys)
             manifest = write_addition(out, addition, parts, recorded)
         else:
             manifest = addition.base
             console.print(f"{out} already holds photographs with all of these names: nothing to add")
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(Path(out.location), console, stop)
+            write_beton_files(Path(out.location), console, stop)
         out.remove_folder(PARTS)
     return ConvertResult(out.location, manifest, seconds, photos, not jobs)
-
-
-def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
-    """Write FFCV's `.beton` files of the shards in `out`, with a progress bar."""
-    shards = ShardSet.open(out)
-    if shards.multi_label:
-        console.print(
-            f"FFCV's label field holds one number, not several classes: it is set to {NO_LABEL}; the classes are in "
-            "index.npy"
-        )
-    message = f"stopped: FFCV's files in {out} are incomplete; run the same command again to resume"
-    with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: message):
-
-        def advance(images: int) -> None:
-            progress.advance(images)
-            if stop.requested:
-                raise Interrupted
-
-        write_betons(shards, advance)
-
-
-def _checked(
-    where: str | Path,
-    out: Destination,
-    settings: ShardSettings,
-    workers: int | None,
-    options: SourceOptions,
-    least_classes: int = 2,
-) -> tuple[int, ShardSettings, Source]:
-    """Check the arguments of a conversion and list its source. Return the number of threads, the settings without
-    "auto", and the source."""
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: give at least 1")
-    settings = settings.resolved()
-    source = open_source(where, least_classes, options)
-    if settings.test_fraction and (source.splits == TEST).any():
-        unused = "--test-fraction has no effect: the source has its own test photographs"
-        source = replace(source, notes=(*source.notes, unused))
-    if source.kind != "table" and _lies_within(out.location, source.root):  # a table names its photographs one by one
-        raise UserError(f"--out {out} is inside --source {source.root}; give a folder outside of it")
-    return workers or os.cpu_count() or 1, settings, source
-
-
-def _lies_within(out: Path | str, source: Path) -> bool:
-    """Return whether `out` is in the folder or URL `source`, or the same."""
-    if isinstance(out, str):
-        return f"{out}/".startswith(f"{source}/")
-    return source.resolve() in (out.resolve(), *out.resolve().parents)
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    # They are about odd metadata and would clutter the progress. Serious problems raise errors.
-    """Hide Pillow's warnings."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        yield
-
-
-def _jobs(source: Source, settings: ShardSettings, earlier: Earlier | None = None) -> list[ShardJob]:
-    return lay_out(
-        source,
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        seed=settings.seed,
-        shard_size=settings.shard_size,
-        earlier=earlier,
-    )
-
-
-def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None:
-    for name, data in split_files(source, jobs).items():
-        out.write(name, data)
-    if source.extra:
-        out.write(EXTRA, extra_labels_file(source))
-
-
-def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
-    """Return `source` with its near-duplicates grouped, with a progress bar; see `keep_together`."""
-    message = "stopped while looking for near-duplicates; run the same command again to resume"
-    with ConvertProgress(console, len(source.paths), 0) as progress, stopping(stop, console, lambda: message):
-
-        def advance(photographs: int) -> None:
-            progress.advance(photographs)
-            if stop.requested:
-                raise Interrupted
-
-        return keep_together(source, workers, advance)
-
-
-def _say_notes(console: Console, source: Source) -> None:
-    for note in source.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-
-def _write(
-    source: Source,
-    jobs: list[ShardJob],
-    out: Destination,
-    settings: ShardSettings,
-    workers: int,
-    strict: bool,
-    console: Console,
-    stop: StopRequest,
-    keys: list[str] | None = None,
-) -> tuple[list[tuple[ShardJob, Part]], int]:
-    """Write the shards that are not finished yet. Return every job with its record, and the number of photographs
-    read."""
-    done = {job.name: part for job, part in read_parts(out, jobs) if part}
-    if strict:
-        for part in done.values():
-            part.check_strict(source.root)
-    todo = [job for job in jobs if job.name not in done]
-    if done:
-        console.print(f"resuming in {out}: {len(done):,} of {len(jobs):,} shards are finished")
-    total = sum(len(job.rows) for job in jobs)
-    left = sum(len(job.rows) for job in todo)
-
-    def message() -> str:
-        finished = f"{len(done):,} of {len(jobs):,} shards in {out} are finished"
-        return f"stopped: {finished}; run the same command again to resume"
-
-    with ConvertProgress(console, total, total - left) as progress, stopping(stop, console, message):
-
-        def advance() -> None:
-            progress.advance()
-            if stop.requested:
-                raise Interrupted
-
-        for job, part in write_parts(
-            todo,
-            source,
-            keys or make_keys(source.paths),
-            out,
-            settings,
-            workers=workers,
-            strict=strict,
-            advance=advance,
-        ):
-            done[job.name] = part
-        out.flush()
-    return [(job, done[job.name]) for job in jobs], left

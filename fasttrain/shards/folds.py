@@ -47,15 +47,15 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
     """
     if shards.multi_label:
         raise UserError(
-            f"{shards.location} has sets of classes, and folds need one class per photograph; leave out --fold "
-            "and --folds to train on the stored splits"
+            f"{shards.location} is multi-label, and folds need one class per photograph; leave out --fold and --folds "
+            "to train on the stored splits"
         )
     ids = np.flatnonzero(shards.index["split"] != _TEST)
     labels = shards.class_numbers(ids)
     groups = groups_of(shards)[ids]
     if len(np.unique(groups)) < folds:
         raise UserError(
-            f"{shards.location}: {len(ids):,} photographs of training and validation are too few for {folds} folds; "
+            f"{shards.location}: the train and val splits have too few photographs, {len(ids):,}, for {folds} folds; "
             "give fewer folds"
         )
     assigned = np.full(len(shards), -1, np.int64)

@@ -36,7 +36,7 @@ _INDEX = np.dtype(
         ("split", np.uint8),
         ("shard", np.uint32),  # always 0; loaders need this field to know which photographs are stored together
         ("offset", np.uint64),
-        ("length", np.uint32),  # of the JPEG in prepared.bin; 0 if the photograph is read from its original file
+        ("length", np.uint32),  # bytes of the JPEG in prepared.bin; 0: read from its original file
     ]
 )
 _INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"

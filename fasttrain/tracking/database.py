@@ -72,7 +72,10 @@ def make_database(uri: str) -> None:
 
 @contextlib.contextmanager
 def without_stray_folders(uri: str) -> Iterator[None]:
-    """Remove the folders that MLflow creates in this context because it takes an escaped path in `uri` literally."""
+    """Return a context that removes the folders which MLflow creates in it by mistake.
+
+    MLflow takes an escaped path in `uri` literally, such as one with %20.
+    """
     file, literal = database_file(uri), Path(uri.removeprefix(_PREFIX).partition("?")[0])
     stray = [each for each in literal.parents if not each.exists()] if file not in (None, literal) else []
     try:

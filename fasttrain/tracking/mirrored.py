@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fasttrain.config.trackers import MLFLOW, TRACKERS, Trackers
 from fasttrain.extras import require
+from fasttrain.files import make_folder
+from fasttrain.tracking.begin import begin_record
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.mirror import Mirror
 from fasttrain.tracking.record import Record
-from fasttrain.tracking.tracker import NullTracker, Tracker, begin_record
+from fasttrain.tracking.tracker import NullTracker, Tracker
 
 
 def require_trackers(trackers: Trackers) -> None:
@@ -44,7 +47,12 @@ def start_trackers(
     if MLFLOW in trackers.names:
         base = Tracker.start(**given, **mlflow)
     else:
-        base = RecordOnly(begin_record(**given, uuid=mlflow.get("uuid")), report)
+        record, is_new = begin_record(**given, uuid=mlflow.get("uuid"))
+        if is_new:  # a run that was tracked in MLflow before is still delivered by `fasttrain runs --deliver`
+            record.mlflow = False
+        with suppress(OSError):  # saving the record reports it
+            make_folder(folder)
+        base = RecordOnly(record, report)
     others = [_class(name)(base.record, report) for name in _others(trackers)]
     return Mirrored(base, others) if others else base
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fasttrain.errors import UserError
-from fasttrain.text import nearest, read_text
+from fasttrain.text import counted, nearest, read_text
 from fasttrain.tracking.database import database_file, make_database, quoted, without_stray_folders
 from fasttrain.tracking.record import RUNNING, Entry, Record
 
@@ -259,7 +259,7 @@ class Store:
         changed = (name for name in params if there.get(_key(name), wanted[_key(name)]) != wanted[_key(name)])
         self._tags({f"changed.{name}": params[name] for name in changed})
         if missing := wanted.keys() - self.check().data.params.keys():
-            raise NotStored(f"the store has accepted {len(missing)} settings but doesn't have them")
+            raise NotStored(f"the store lacks {counted(len(missing), 'setting')} that it has accepted")
 
     def _metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -296,7 +296,7 @@ class Store:
         own = [RunTag(_key(name), _cut(value, TAG_LENGTH)) for name, value in tags.items()]
         self.client.log_batch(self.run_id, tags=own)
         if missing := {tag.key for tag in own} - self.check().data.tags.keys():
-            raise NotStored(f"the store has accepted {len(missing)} tags but doesn't have them")
+            raise NotStored(f"the store lacks {counted(len(missing), 'tag')} that it has accepted")
 
     def _artifact(self, path: Path) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fasttrain.errors import UserError, first_line
+from fasttrain.text import counted
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, Entry, Record, record_files
 from fasttrain.tracking.store import Store, configured_uri, is_remote, local_uri, set_environment, shown
@@ -29,9 +30,9 @@ class Busy(Exception):
 class Sync:
     """Delivers one record to the store at `uri`.
 
-    Each call of `push` finds the entries in the folder that the record doesn't mark as delivered, and asks the store
-    which of these it has after all: a response may have been lost, or a process killed before it marked the record. So
-    nothing is stored twice or left out.
+    Each call of `push` sends the entries in the folder that the record doesn't mark as delivered. The store may have
+    some of them already, if a response was lost or a process was killed before it marked the record. So `push` first
+    asks the store, and nothing is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -180,7 +181,8 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
         try:
             quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
             if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
-                report(f"MLflow: {missing} entries kept from an earlier run, {record.folder}, are now delivered")
+                entries = counted(missing, "entry", "entries")
+                report(f"MLflow: {entries} of an earlier run, {record.folder}, delivered now")
         except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 
@@ -203,7 +205,7 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
         uri = _store_of(record)
         try:
             if uri not in unreachable and (refused := sync(record, uri, say)):
-                failed.append(f"{record.folder}: {shown(uri)} refuses {refused} entries")
+                failed.append(f"{record.folder}: {shown(uri)} refuses {counted(refused, 'entry', 'entries')}")
             elif uri not in unreachable:
                 say(f"{record.folder}: delivered to {shown(uri)}")
         except Busy:

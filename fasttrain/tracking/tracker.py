@@ -16,22 +16,22 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
-from uuid import uuid4
 
 from fasttrain.errors import Stopped
 from fasttrain.files import make_folder
+from fasttrain.text import counted
+from fasttrain.tracking.begin import begin_record
 from fasttrain.tracking.lock import FolderLock
-from fasttrain.tracking.record import RECORD, RUNNING, Record
+from fasttrain.tracking.record import Record
 from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
 FINISH_TIMEOUT = 60.0  # seconds that the end of a run waits for the store
 RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
-EXPERIMENT = "fasttrain"  # the default
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, doubled each time up to the second
 _FAILING_S = 5.0  # seconds that the end of a run waits for a store whose last request failed
 _DELAY_S = 30.0  # seconds after which a delayed run begins to sync without its first step
-_KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # as FINISH_TIMEOUT and _FAILING_S, if the run was stopped and will be resumed
+_KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # FINISH_TIMEOUT and _FAILING_S of a stopped run
 
 
 class NullTracker:
@@ -40,7 +40,7 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
-    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers other than MLflow, by their name
+    places: Mapping[str, str] = MappingProxyType({})  # a URL or command for each other tracker
     _finished = False
 
     def begin(self) -> None:
@@ -138,10 +138,9 @@ class Tracker(NullTracker):
         """
         set_environment()
         report = report or logging.getLogger("fasttrain").warning
-        record, is_new = _load_record(folder, experiment, run_name, uuid, report)
+        record, is_new = begin_record(experiment, run_name, params, tags, folder=folder, uuid=uuid, report=report)
         if is_new and uuid is None and run_id is None:
             run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # removed, as MLflow does, so that it isn't used twice
-        _begin(record, run_name, params, tags)
         record.mlflow = True
         configured = uri or configured_uri()
         # The record has no passwords, so the configured URI is used if both are the same store.
@@ -231,9 +230,9 @@ class Tracker(NullTracker):
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
         if missing is not None:
-            why = f" lacks {missing} entries{why}"
+            why = f" lacks {counted(missing, 'entry', 'entries')}{why}"
         self._report(
-            f"MLflow: {self.uri}{why}; they stay in {self._record.folder} until the next run beside it, or until: "
+            f"MLflow: {self.uri}{why}; {self._record.folder} keeps them until the next run beside it, or until: "
             f"fasttrain runs --deliver {self._record.folder}"
         )
 
@@ -245,7 +244,11 @@ class Tracker(NullTracker):
             raise RuntimeError("the MLflow run has ended, so it is too late to log anything")
         self._record.save()
         if problem := self._record.problem:
-            self._report_once("record", f"MLflow's state can't be saved ({problem}); the run continues without it")
+            self._report_once(
+                "record",
+                f"what the MLflow store still lacks can't be saved ({problem}); the run continues, but this is lost if "
+                "the run ends before the store has it",
+            )
         if begin:
             self.begin()
         with self._changed:
@@ -326,68 +329,6 @@ class Tracker(NullTracker):
             if now - began > min(timeout, limits[failing]):
                 return
             self._thread.join(0.05)
-
-
-def begin_record(
-    experiment: str | None,
-    run_name: str | None,
-    params: Mapping[str, Any],
-    tags: Mapping[str, Any] | None,
-    *,
-    folder: Path,
-    uuid: str | None,
-    report: Callable[[str], None],
-) -> Record:
-    """Return the record, new or continued, of a run without MLflow. The arguments are those of `Tracker.start`.
-
-    If the run was tracked in MLflow before, `fasttrain runs --deliver` still delivers it.
-    """
-    record, is_new = _load_record(folder, experiment, run_name, uuid, report)
-    if is_new:
-        record.mlflow = False
-    _begin(record, run_name, params, tags)
-    with suppress(OSError):  # saving the record reports it
-        make_folder(folder)
-    return record
-
-
-def _load_record(
-    folder: Path, experiment: str | None, run_name: str | None, uuid: str | None, report: Callable[[str], None]
-) -> tuple[Record, bool]:
-    """Return the record in `folder`, or a new one if there is none or it can't be read, and whether it is new."""
-    try:
-        record = Record.load(folder / RECORD)
-    except (OSError, ValueError) as error:
-        report(f"MLflow: {folder / RECORD} can't be read ({error}); a new one replaces it")
-        record = None
-    if record is None:
-        return _new_record(folder, experiment, run_name, uuid), True
-    record.keep_final_metrics()
-    return record, False
-
-
-def _begin(record: Record, run_name: str | None, params: Mapping[str, Any], tags: Mapping[str, Any] | None) -> None:
-    """Set the fields of `record` for a run that begins or continues."""
-    record.params = {name: str(value) for name, value in params.items()}
-    record.tags |= {name: str(value) for name, value in (tags or {}).items()}
-    if run_name:
-        record.tags["mlflow.runName"] = run_name
-    record.status, record.ended, record.artifacts = RUNNING, None, []
-
-
-def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid: str | None) -> Record:
-    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    number = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
-    return Record(
-        folder / RECORD,
-        uuid or uuid4().hex,
-        experiment=None if number else name or EXPERIMENT,
-        experiment_id=number,
-        run_name=run_name or os.environ.get("MLFLOW_RUN_NAME") or folder.resolve().name,
-        params={},
-        tags={},
-        ready=not (folder / "history.json").exists(),
-    )
 
 
 def status_of(error: BaseException | None) -> str:

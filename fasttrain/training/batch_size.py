@@ -37,8 +37,8 @@ Fits = Callable[[int], float]
 
 _FIRST = 8
 _STEPS_AN_EPOCH = 8  # at least; with fewer there is little to schedule
-_CUDA_SHARE = 0.92  # of the device's memory during trials; the rest is for fragmentation, NCCL, DDP and longer runs
-_CPU_SHARE = 0.8  # of the free memory
+_CUDA_SHARE = 0.92  # the share of the device's memory for trials; the rest is for fragmentation, NCCL and DDP
+_CPU_SHARE = 0.8  # the share of the free memory to use
 _GAIN = 1.05  # minimum speedup for which the batch is doubled; less is noise, and larger batches learn more slowly
 _MEASURABLE = 256 << 20  # bytes; smaller growth may be what Python and its libraries allocate
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}

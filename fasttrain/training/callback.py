@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fasttrain.config.schema import TrainConfig
     from fasttrain.training.parts import RunParts
 
-_NAME = re.compile(r"[\w./ -]+")  # as MLflow accepts them
+_NAME = re.compile(r"[\w./ -]+")  # the names that MLflow accepts
 
 
 class Callback:

@@ -20,6 +20,7 @@ from fasttrain.loaders.registry import choose_loader
 from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
+from fasttrain.text import counted
 
 _NAMED = 5  # classes that a line names at most
 
@@ -145,8 +146,9 @@ def absent_classes(shards: ShardSet) -> list[str]:
         absent = [name for name, count in zip(shards.classes, counts, strict=True) if not count]
         if absent and len(absent) < len(counts):
             named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED:,} more" * (len(absent) > _NAMED))
-            means = "can't be learnt" if split == "train" else "are left out of the macro averages"
-            lines.append(f"{split}: {len(absent):,} of {len(counts):,} classes have no photograph and {means}: {named}")
+            means = "training can't learn" if split == "train" else "the macro averages leave out"
+            classes = counted(len(absent), "class", "classes")
+            lines.append(f"{split}: no photograph of {classes}, which {means}: {named}")
     return lines
 
 

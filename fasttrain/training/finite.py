@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LOOK_EVERY = 10  # batches between two checks; each makes the host wait for the device
-LEAST_SCALE = 1e-4  # of fp16's loss scale, as fairseq's --min-loss-scale; GradScaler starts at 65,536 and halves it
+LEAST_SCALE = 1e-4  # the least fp16 loss scale, like fairseq's --min-loss-scale; GradScaler halves it from 65,536 on
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-# What settings and schedules write into a parameter group. Anything else in it, such as a step count, is state.
+# Settings and schedules write these into a parameter group. Anything else in it, such as a step count, is state.
 _SETTINGS = frozenset(
     {
         *("lr", "lr_scale", "weight_decay", "momentum", "nesterov", "betas"),

@@ -18,8 +18,8 @@ from fasttrain.training.time_plan import TimePlan, epoch_costs
 _LOOKS, _LOOKS_AN_EPOCH = 50, 8  # at least this many checks of the clock over the planned steps, and per epoch
 _LEAST_WINDOW, _WINDOW = 4, 8  # checks from which the speed is computed
 _STORED = ("head", "training", "head_seconds", "validation", "finish")
-_TOLERANCE = 0.0195  # of the planned seconds; smaller changes are ignored
-_DIGITS = 3  # of seconds; clocks with different starting points differ in the last bits
+_TOLERANCE = 0.0195  # a share of the planned seconds; smaller changes are ignored
+_DIGITS = 3  # seconds are rounded to this; clocks with different starting points differ in the last bits
 _GRID = 1000  # possible ends of a run, so that the last bits of a clock don't affect the weights
 
 

@@ -19,6 +19,7 @@ from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
 from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.freeze import freeze_all_but_classifier, freeze_blocks, freeze_body, freeze_statistics
 from fasttrain.ranks import Ranks
+from fasttrain.text import counted
 from fasttrain.training.linear_probe import classifier_alone_follows
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.progressive import side_of_epoch
@@ -56,10 +57,11 @@ def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parame
 def make_optimizer(
     config: TrainConfig, model: torch.nn.Module, phase: str, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return the optimizer and the schedule of `phase`.
+    """Return the optimizer and the learning-rate schedule of `phase`.
 
-    The head trains at a constant rate, and the schedule begins after it. A refit has the schedule of the run. It has
-    no validation, so instead of plateau it uses each epoch's rate from the history.
+    The head trains at a constant rate, and the run's schedule begins after it. A refit has the run's schedule too. If
+    that is plateau, which needs validation, the refit's schedule is constant, and the caller sets each epoch's rate to
+    the one in the history.
     """
     head = phase == HEAD
     kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
@@ -104,7 +106,7 @@ def describe_head(config: TrainConfig, phase: str, pixels_reason: str) -> str:
     if phase != HEAD:
         return ""
     how = f"on photographs, because {pixels_reason}" if pixels_reason else "on cached features"
-    return f"phases: {config.head_epochs} epochs of the classifier alone, {how}; then everything"
+    return f"phases: {counted(config.head_epochs, 'epoch')} of the classifier alone, {how}; then everything"
 
 
 def train_everything(parts: RunParts) -> None:
@@ -163,7 +165,8 @@ def begin_refit(parts: RunParts) -> str:
         device=parts.device,
     )
     parts.step = replace(parts.step, augmentation=augmentation)
-    return f"refit: {parts.refit_epochs} epochs on train and val together, {len(state.loader.ids):,} photographs"
+    epochs, photographs = counted(parts.refit_epochs, "epoch"), counted(len(state.loader.ids), "photograph")
+    return f"refit: {epochs} on train and val together, {photographs}"
 
 
 def prepare_epoch(parts: RunParts) -> None:

@@ -32,7 +32,7 @@ from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
 _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; other devices make more, because their steps are short
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
-_MEASURING_SHARE = 0.1  # of the budget; after that, one step and one batch must be enough
+_MEASURING_SHARE = 0.1  # a share of the budget; after that, one step and one batch must be enough
 _LEAST_SIZE, _STRIDE = 128, 32  # px
 _PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 

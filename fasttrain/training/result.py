@@ -9,6 +9,7 @@ from typing import Any
 from fasttrain.config.monitor import MONITORS
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.text import counted
 
 RECORDED = frozenset(
     {
@@ -58,10 +59,10 @@ class TrainResult:
         return self.history[self.best_epoch - 1]
 
     @property
-    def weights_said(self) -> str:
-        """Return a phrase that names the weights of the result, such as "weights of epoch 3"."""
+    def weights_text(self) -> str:
+        """Return a description of the weights of the result, such as "weights of epoch 3"."""
         if self.refit_epochs:
-            return f"weights refitted on train and val for {self.refit_epochs} epochs, which have no validation figure"
+            return f"weights refitted on train and val for {counted(self.refit_epochs, 'epoch')}, without validation"
         return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.description
 
     @property

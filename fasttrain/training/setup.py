@@ -285,9 +285,9 @@ def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
     if config.monitor == "auto":
         return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})
     if not config.monitored.measured_by(kind):
-        labels = "sets of classes" if shards.multi_label else "one class a photograph"
+        labels = "is multi-label" if shards.multi_label else "has one class per photograph"
         others = ", ".join(name for name, each in MONITORS.items() if each.measured_by(kind))
-        raise UserError(f"monitor = {config.monitor}: {shards.location} has {labels}; give --monitor one of {others}")
+        raise UserError(f"monitor = {config.monitor}: {shards.location} {labels}; give --monitor one of {others}")
     return config
 
 

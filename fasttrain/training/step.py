@@ -43,9 +43,11 @@ Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A loader's batch: images, uint8 [n, H, W, 3], on any device; labels and ids, int64 [n], on the host.
+    """A batch from a loader.
 
-    `begin` and `end` are its positions in the epoch, in samples over all ranks.
+    `images`: uint8 [n, H, W, 3], on any device. `labels`: int64 [n], or float32 [n, classes] if multi-label, on the
+    host. `ids`: int64 [n], on the host. `begin`, `end`: the first position of the batch in the epoch, and the first
+    after it, in samples over all ranks.
     """
 
     images: torch.Tensor

@@ -188,11 +188,12 @@ def _require_classes(name: str, known: Sequence[str], classes: Sequence[str]) ->
 
 def _require_kind(name: str, teacher_is_multi_label: bool, student_is_multi_label: bool) -> None:
     if teacher_is_multi_label != student_is_multi_label:
-        kinds = "one class a photograph", "sets of classes"
-        here, there = kinds[student_is_multi_label], kinds[teacher_is_multi_label]
-        raise UserError(
-            f"teacher = {name} predicts {there}, but the data has {here}; give a teacher trained on such data"
+        kinds = (
+            ("is multi-label", "the data has one class per photograph")
+            if teacher_is_multi_label
+            else ("predicts one class per photograph", "the data is multi-label")
         )
+        raise UserError(f"teacher = {name} {', but '.join(kinds)}; give a teacher trained on such data")
 
 
 def _require_sizes(config: TrainConfig, network: torch.nn.Module, spec: ModelSpec) -> None:

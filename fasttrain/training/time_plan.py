@@ -15,14 +15,14 @@ _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up t
 _ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
-_LEAST_PART = 0.2  # of an epoch; a smaller part is not worth its validation
+_LEAST_PART = 0.2  # a share of an epoch; a smaller part is not worth its validation
 _STRIDE = 32
-_TRAINED_SHARE = 0.8  # of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
-_SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side; in px
-_HEAD_SHARE = 0.5  # of the time, at most; nothing else raises the accuracy as fast
+_TRAINED_SHARE = 0.8  # a share of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
+_SMALL_SHARE, _SMALLEST = 0.6, 96  # a share of the evaluated side, and px
+_HEAD_SHARE = 0.5  # the greatest share of the time; nothing else raises the accuracy as fast
 _SOLVE = 2e-3  # seconds per photograph for the first penalties; the others are left out if they take too long
 _REPORT = 5.0  # seconds for figures, report and files
-_MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget; in seconds
+_MARGIN, _MOST_MARGIN = 0.02, 20.0  # a share of the budget, and seconds
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 class DataWait:
     """The total time spent waiting for data, between calls of `begin` and `end`.
 
-    On CUDA the host runs ahead of the GPU. It may wait for data while the GPU is busy, which costs nothing. So an
-    event on the current stream marks both ends of a wait, and the GPU is idle between the two.
+    On CUDA the host runs ahead of the GPU, and a wait of the host costs nothing while the GPU is busy. So each wait is
+    measured on the GPU: from one event to another on the current stream, between which the GPU is idle.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,10 @@ class DataWait:
             self._seconds += time.perf_counter() - self._began
 
     def seconds(self) -> float:
-        """Return the total of the waits that are over on the device. Does not wait for the device."""
+        """Return the total so far, in seconds. On CUDA, waits that the GPU has not reached yet are not in it.
+
+        This call does not wait for the GPU.
+        """
         while self._unread and self._unread[0][1].query():
             begun, ended = self._unread.popleft()
             self._seconds += begun.elapsed_time(ended) / 1e3

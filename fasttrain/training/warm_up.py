@@ -37,7 +37,7 @@ def warm_up(parts: RunParts, say: Callable[[str], None] = lambda line: None) -> 
             for _ in range(_PASSES):
                 _pass(parts, side)
             if parts.step.sam:
-                with statistics_kept(state.model):  # as in the second pass of a step
+                with statistics_kept(state.model):  # like the second pass of a step
                     _pass(parts, side)
     except Exception as error:  # compilers raise anything
         if isinstance(error, FasttrainError) or is_out_of_memory(error):
@@ -60,7 +60,7 @@ def _pass(parts: RunParts, side: int) -> None:
     batch = StepBatch(images, torch.zeros(count, dtype=torch.int64), ids, 0, 0)
     # Gradients are not exchanged: a rank that can't compile must not block the others.
     with step.parallel.no_sync() if step.parallel is not None else nullcontext():
-        with batches_counted_together(parts.state.norms):  # as in a step: a graph is only valid for the same buffers
+        with batches_counted_together(parts.state.norms):  # like a step: a graph is only valid for the same buffers
             loss, _, _ = step.loss(parts.state.model, batch, parts.state.epoch)
         loss.backward()
     # Clear the gradients between passes, too: those of a CUDA graph can't be added up.

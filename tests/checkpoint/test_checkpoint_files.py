@@ -256,7 +256,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save({"step": 1, "model": {"weight": weight}, "history": history})
     assert writing.wait(PATIENCE)
-    weight.fill_(7)  # as the next step would
+    weight.fill_(7)  # like the next training step
     history[0]["loss"] = 2.0
     writer.check()
     go.set()

@@ -78,7 +78,7 @@ def test_batch_size_makes_no_difference(split: tuple[torch.Tensor, ...]) -> None
 
 def test_each_module_keeps_its_mode(split: tuple[torch.Tensor, ...]) -> None:
     model = Net().train()
-    model.norm.eval()  # as a frozen block's
+    model.norm.eval()  # like the norms of a frozen block
     run(model, in_batches(split, 16))
     assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
     assert model.modes == [True] * 4

@@ -128,7 +128,7 @@ def test_the_same_call_has_nothing_left_to_do_and_another_is_refused(study):
 def test_a_trial_below_the_median_is_pruned(settings, client, tmp_path):
     space = Space.of("adam", None, None, (16,))
     before = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="fasttrain", direction="maximize")
-    for number in range(4):  # what the median pruner waits for: no run can be better
+    for number in range(4):  # the median pruner waits for such trials: no run can be better
         perfect = {"learning_rate": 0.001 * (number + 1), "weight_decay": 1e-4, "batch_size": 16}
         kinds = optuna.distributions
         ranges = {name: kinds.FloatDistribution(*getattr(space, name), log=True) for name in list(perfect)[:2]}

@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from fasttrain.cli import app
-from fasttrain.config.groups import GROUPS, AugmentationSettings, DataSettings, RunSettings, Settings, names_of
+from fasttrain.config.base import Settings
+from fasttrain.config.groups import GROUPS, AugmentationSettings, DataSettings, RunSettings, names_of
 from fasttrain.config.schema import NEEDS_PIXELS, NEEDS_STEPS, TrainConfig
 from tests.support.patience import PATIENCE
 

@@ -57,7 +57,12 @@ def test_a_setting_without_effect_is_named_once_with_the_reason(given: dict[str,
         {"amp": True, "amp_dtype": "fp16"},
         {"data": "s3://bucket/shards", "cache_size": "50GB"},
         *({"recipe": name} for name in RECIPES),
-        {"minutes": 2, "linear_probe": True, "weight_decay": 0.05, "label_smoothing": 0.1},  # as `minutes` plans it
+        {
+            "minutes": 2,
+            "linear_probe": True,
+            "weight_decay": 0.05,
+            "label_smoothing": 0.1,
+        },  # a plan of `minutes`
     ],
 )
 def test_settings_with_an_effect_and_the_recipes_are_not_named(given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The fenced blocks of the README and the pages, and the commands in them."""
+"""Find the code blocks of the README and the documentation, and the commands in them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHELL = {"", "bash", "console"}
-"""Languages of blocks that hold commands. In a console block only the lines that begin with "$ " are some."""
+"""Languages of blocks that hold commands. In a console block only the lines that begin with "$ " are commands."""
 MARK = re.compile(r"needs (a GPU|a network|Slurm|Docker|another project's code|a registered model)(;.*)?")
-"""What `<!-- not run: … -->` above a block may say, and after a semicolon which test does it another way."""
+"""The reasons that `<!-- not run: … -->` above a block may give. The text after a semicolon names another test."""
 
 _FENCE = re.compile(
     r"^(?:(?P<above>[^\n]*)\n)?(?P<indent> *)```(?P<language>[\w-]*)(?P<rest>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$",
@@ -28,10 +28,10 @@ _KEYWORDS = {"do", "then", "else", "until", "while", "if", "!", "exec", "env"}
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
+    """A fenced code block of a page.
 
-    `number` counts the page's blocks of the same language from 1. `file` is the title, the name that the page tells
-    the reader to save the block as. `not_run` is what the mark above it says, or None.
+    `number` counts the page's blocks of the same language from 1. `file` is the block's title, a file name under which
+    the reader saves the code, or None. `not_run` is the reason in the mark above the block, or None.
     """
 
     page: str
@@ -69,7 +69,7 @@ def shell_lines(block: Block) -> list[str]:
     lines = re.sub(r"\\\n", " ", block.code).splitlines()
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    if loop := re.search(r"^for (\w+) in (\S+)", block.code, re.MULTILINE):  # the first turn stands for all
+    if loop := re.search(r"^for (\w+) in (\S+)", block.code, re.MULTILINE):  # only the loop's first value is tried
         lines = [line.replace(f"${loop[1]}", loop[2]) for line in lines]
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
@@ -77,7 +77,7 @@ def shell_lines(block: Block) -> list[str]:
 def simple_commands(line: str) -> Iterator[list[str]]:
     """Yield the words of each command of a shell line, without its keywords, variables and redirections.
 
-    `$(…)` becomes the word X. Raises ValueError for what is no shell code.
+    `$(…)` becomes the word X. Raises ValueError if quotes are not closed.
     """
     line = re.sub(r"\$\([^)]*\)", "X", line)
     line = re.sub(r"\d?>&\d", "", line)

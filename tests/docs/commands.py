@@ -1,4 +1,4 @@
-"""The commands of the pages, parsed by the programs that they start: by fasttrain's own command line, and others."""
+"""Check the commands of the documentation without running them: programs, options and values must exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fasttrain.config.schema import TrainConfig
 from tests.docs.blocks import ROOT
 from tests.test_distribution import PROJECT
 
-# Programs of every Linux, and words of the shell.
+# Programs that every Linux has, and words of the shell.
 _SYSTEM = set("base64 cat cd echo export git grep head kill ls sleep source tar trap wait .".split())  # noqa: SIM905
 _TOOLS = ("ruff", "mypy", "lint-imports", "mkdocs", "pre-commit", "tensorboard")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -35,7 +35,7 @@ def _command_line() -> Any:
 
 
 def parsed(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the command's path and its parameters. Raises the parser's own error for what fasttrain doesn't take."""
+    """Return the command's path, such as "train", and its parameters. Raises the parser's error for unknown options."""
     command = _command_line()
     left = [each for each in arguments if each != "--debug"]
     path = []
@@ -58,7 +58,7 @@ def check_fasttrain(arguments: Sequence[str]) -> None:
         take_argument(values.pop("data_set", None), values)
     if path in ("train", "profile", "preview", "lr-find", "tune"):
         settings = {name: value for name, value in values.items() if name in TrainConfig.model_fields}
-        if path in ("preview", "tune"):  # theirs are a picture and the study's folder
+        if path in ("preview", "tune"):  # their --out is a picture or the folder of a search
             settings.pop("out", None)
         resolve({}, settings, origin="the page")
 
@@ -68,7 +68,7 @@ def _pip(arguments: Sequence[str]) -> None:
     assert packages.pop(0) == "install"
     for each in packages:
         extras = re.fullmatch(r"(?:fasttrain-vision|\.)(?:\[([\w,-]+)\])?", each)
-        assert extras, f"pip install {each}: fetches a package of others, so mark the block: needs a network"
+        assert extras, f"pip install {each}: downloads another package, so mark the block: needs a network"
         unknown = set((extras[1] or "dev").split(",")) - set(PROJECT["optional-dependencies"])
         assert not unknown, f"pip install {each}: there is no extra {', '.join(unknown)}"
 
@@ -82,7 +82,7 @@ def _pytest(arguments: Sequence[str]) -> None:
 
 
 def _script(path: Path, arguments: Sequence[str]) -> None:
-    """Check that a script of ours exists, and that the options given to it are in its text."""
+    """Check that a script of this project exists, and that its text contains the options given to it."""
     assert path.is_file(), path
     text = path.read_text("utf-8")
     if path.name == "__main__.py":
@@ -107,7 +107,7 @@ def _python(arguments: Sequence[str]) -> None:
 
 
 def _torchrun(arguments: Sequence[str]) -> None:
-    """Check what torchrun starts. Its own options are parsed by `test_torchrun_and_mlflow_take_their_lines`."""
+    """Check the command that torchrun starts. Its own options have `test_torchrun_and_mlflow_take_their_lines`."""
     _python(arguments[arguments.index("-m") :])
 
 
@@ -142,7 +142,7 @@ _PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
     "pytest": _pytest,
     "python": _python,
     "torchrun": _torchrun,
-    "mlflow": lambda arguments: None,  # the same test parses these
+    "mlflow": lambda arguments: None,  # `test_torchrun_and_mlflow_take_their_lines` parses these
     "timeout": _timeout,
     "curl": lambda arguments: None,  # test_commands_run.py sends the requests
     **{each: _development_tool(each) for each in _TOOLS},
@@ -150,7 +150,7 @@ _PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def check(words: Sequence[str]) -> None:
-    """Check one command. Raises AssertionError for one that no test knows."""
+    """Check one command. Raises AssertionError if it is wrong, or if its program is unknown here."""
     program, *arguments = words
     program = program.removeprefix(".venv/bin/")
     if program.startswith("tools/"):
@@ -166,7 +166,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def check_python(code: str) -> None:
-    """Check that Python code compiles, and that it takes from fasttrain only what is there."""
+    """Check that Python code compiles, and that the names and arguments that it uses from fasttrain exist."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fasttrain":
@@ -183,9 +183,9 @@ def check_python(code: str) -> None:
 
 @functools.cache
 def _parameters(name: str) -> set[str] | None:
-    """Return the names that a function or class of fasttrain takes, None for any, as its source has them."""
+    """Return the parameter names of a function or class of fasttrain, from its source, or None if it takes any."""
     home = ROOT.joinpath(*fasttrain._MODULES[name].split(".")).with_suffix(".py")
-    for node in ast.walk(ast.parse(home.read_text("utf-8"))):  # an import would take torch's seconds
+    for node in ast.walk(ast.parse(home.read_text("utf-8"))):  # an import would also import torch
         if isinstance(node, ast.ClassDef) and node.name == name:
             inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
             fields = {ast.unparse(each.target) for each in node.body if isinstance(each, ast.AnnAssign)}

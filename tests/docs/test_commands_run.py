@@ -1,4 +1,4 @@
-"""Commands of the pages are run as they stand: those of the tutorial, and those that need no training."""
+"""Run commands of the documentation unchanged: all of the tutorial, and others that need no training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "docs" / "scripts"))
 
 import record
 
-# What the working folder of the pages has: photographs, their shards, a run on them, and pictures.
+# Commands that need only the files of the test folder: photographs, their shards, a run on them, and pictures.
 _HERE = (
     r"(predict|similar) --checkpoint (\$run|latest)(/model\.onnx)? [^$]*",
     r"(inspect|preview)( --data)? shards .*|init photographs|doctor|models .*",

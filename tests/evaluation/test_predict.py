@@ -168,5 +168,5 @@ def test_the_command_prints_what_it_can_and_lists_the_rest(food, model_folder, m
     assert f"missing: {food}/nope.jpg: no such file" in shown.err.splitlines()
     assert f"broken: {food}/soup/1.jpg: truncated" in shown.err and "notes.txt: not a photograph" in shown.err
     assert shown.err.splitlines()[-1] == (
-        "fasttrain: 2 files could not be read, see the list above; 6 photographs were predicted"
+        "fasttrain: 2 files could not be read, see the list above; predictions were made for 6 photographs"
     )

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
 
 import jpegs
 
-# What the fuzzers read before the JPEG: see their `choose` and LLVMFuzzerTestOneInput.
+# The bytes that the fuzzers read before the JPEG: see their `choose` and LLVMFuzzerTestOneInput.
 CUT_CHOICES = bytes([64, 0, 3, 5, 9, 12, 0, 0])
 DECODE_CHOICES = bytes([0, 0, 3, 5, 20, 30, 0, 0x42])
 

@@ -133,7 +133,7 @@ def broken(shard_folder, tmp_path) -> Path:
 
 def test_verify_lists_all_that_is_broken_then_ends_with_one_line(broken, cli):
     code, out, error = cli("inspect", broken, "--verify")
-    assert code == 2 and error.strip().count("\n") == 0 and "broken files or photographs, listed above" in error
+    assert code == 2 and error.strip().count("\n") == 0 and "listed above; copy those shards again" in error
     manifest = json.loads((broken / "manifest.json").read_text())
     lines = [line for line in out.splitlines() if line.startswith("✗")]
     for shard in manifest["shards"][:3]:

@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Batch, Crop
-from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.loaders.slices import can_slice, complete_jpegs, sliced_jpegs
 from fasttrain.photos.cut import slice_jpeg
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -129,7 +129,7 @@ def test_a_crop_feeds_less_than_the_whole(shards: ShardSet) -> None:
     ids = ids[shards.sizes()[ids].min(axis=1) >= 48]
     boxes = np.tile(np.array([8, 8, 8, 8], np.int32), (len(ids), 1))
     batch = Batch(ids, boxes, np.zeros(len(ids), np.bool_), (48, 48))
-    for part, whole in zip(sliced_jpegs(shards, batch)[0], whole_jpegs(shards, batch)[0], strict=True):
+    for part, whole in zip(sliced_jpegs(shards, batch)[0], complete_jpegs(shards, batch)[0], strict=True):
         assert len(part) < len(whole)
 
 
@@ -141,7 +141,7 @@ def test_uncut_shards_go_in_whole(folder: Path, tmp_path: Path) -> None:
     ids = uncut.ids("train")
     batch = Batch(ids, boxes_of(uncut.sizes()[ids])[-1], np.zeros(len(ids), np.bool_), (48, 48))
     jpegs, corners = sliced_jpegs(uncut, batch, 2)
-    whole, anchors = whole_jpegs(uncut, batch)
+    whole, anchors = complete_jpegs(uncut, batch)
     assert [jpeg.tobytes() for jpeg in jpegs] == [jpeg.tobytes() for jpeg in whole]
     np.testing.assert_array_equal(corners, anchors)
 

@@ -36,7 +36,7 @@ def noting(monkeypatch, owner, name, note):
 
     def noted(*arguments, **options):
         note(name, dict(options))
-        options.pop("cuda_stream", None)  # what a pipeline of the CPU can't take
+        options.pop("cuda_stream", None)  # a pipeline on the CPU doesn't accept it
         return function(*arguments, **options)
 
     monkeypatch.setattr(owner, name, noted)

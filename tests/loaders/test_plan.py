@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
+from fasttrain.loaders.philox import random_words
 from fasttrain.loaders.plan import (
     SHARD_WINDOW,
     CenterShare,
@@ -21,7 +22,6 @@ from fasttrain.loaders.plan import (
     epoch_order,
     random_flips,
     random_resized_crops,
-    random_words,
 )
 
 SIZES = np.tile(np.array([[512, 384], [341, 512], [100, 900], [7, 5]], dtype=np.int32), (500, 1))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders.philox import random_words
 from fasttrain.loaders.plan import (
     BadSamples,
     Batch,
@@ -20,7 +21,6 @@ from fasttrain.loaders.plan import (
     centre_boxes,
     epoch_order,
     random_resized_crops,
-    random_words,
 )
 from fasttrain.shards.reader import ShardSet
 

@@ -51,11 +51,11 @@ def batches(shards, size=8):
     return [plan.batch(number, size) for number in range(plan.batch_count(size))]
 
 
-@pytest.mark.parametrize("whole_shards", [False, True])
-def test_what_is_planned_gets_read(shards, whole_shards):
+@pytest.mark.parametrize("by_shard", [False, True])
+def test_what_is_planned_gets_read(shards, by_shard):
     forget(shards)
     planned = batches(shards)
-    ahead = ReadAhead(shards, iter(planned), whole_shards=whole_shards)
+    ahead = ReadAhead(shards, iter(planned), by_shard=by_shard)
     ahead.advance(1)
     wait_until(lambda: resident(shards, 0) >= 0.9)
     ahead.close()
@@ -66,7 +66,7 @@ def test_what_is_planned_gets_read(shards, whole_shards):
 def test_no_more_than_the_distance_is_asked_for(shards, monkeypatch):
     monkeypatch.setattr("fasttrain.loaders.read_ahead._PHOTOGRAPHS", 16)
     planned = iter(batches(shards))
-    ahead = ReadAhead(shards, planned, whole_shards=False)
+    ahead = ReadAhead(shards, planned, by_shard=False)
     ahead.advance(8)
     ahead.close()
     assert len(list(planned)) == len(batches(shards)) - 3

@@ -46,7 +46,7 @@ def test_each_size_of_full_batches_has_a_static_graph_and_short_ones_have_none(m
 
     model, _ = compile_net("on", monkeypatch, backend)
     plain = copy.deepcopy(model)
-    for side in (8, 12):  # as of progressive resizing
+    for side in (8, 12):  # two sizes, like progressive resizing
         for _ in range(2):  # epochs, whose last batch is short
             for count in (FULL, FULL, 3):
                 images = torch.randn(count, 3, side, side)
@@ -68,7 +68,7 @@ def test_compile_shares_parameters_and_keeps_names():
     torch.testing.assert_close(model(inputs), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "it did not run compiled"
     assert list(model.state_dict()) == names
-    twin = copy.deepcopy(model)  # as ModelEmaV3 makes one
+    twin = copy.deepcopy(model)  # ModelEmaV3 copies models like this
     with torch.no_grad():
         model[0].weight.zero_()
         model[0].bias.fill_(1.0)

@@ -23,7 +23,7 @@ from fasttrain.training.image_size import with_fitting_sizes
 from tests.support.runs import SMALL
 
 FAMILIES = {
-    # as timm makes them at 224 px
+    # the sizes that timm gives them at 224 px
     "test_resnet": 224,
     "levit_128s": 224,
     "inception_v3": 224,

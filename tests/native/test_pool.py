@@ -311,4 +311,4 @@ def test_pools_come_and_go_without_leaving_threads() -> None:
         elif round_ % 3 == 1:
             pool.close()
         del pool
-    assert native_threads() < before + 4  # of 180; the last ones may still be on their way out of /proc
+    assert native_threads() < before + 4  # 180 were started; /proc may still list the last ones

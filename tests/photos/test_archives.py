@@ -338,7 +338,7 @@ def test_archives_that_are_counted_are_no_classes(tmp_path) -> None:
         tar_of(tmp_path / f"part-{number:03d}.tar", f"{number}.jpg")
     assert "part-000.tar and the files with the next numbers are not classes" in refused(tmp_path)
     (tmp_path / "part-001.tar").unlink()
-    assert open_source(tmp_path).classes == ("part-000", "part-002")  # as ImageNet's n01440764.tar
+    assert open_source(tmp_path).classes == ("part-000", "part-002")  # names like ImageNet's n01440764.tar
 
 
 def test_a_tar_of_tars(tmp_path) -> None:

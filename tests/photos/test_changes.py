@@ -74,7 +74,7 @@ def test_relabelling(folder) -> None:
     again = opened(folder, relabel=listed(folder, "cat/p0_cat.jpg dog\n", "list.txt"))
     assert again.settings["relabel"]["relabelled"] == 1 and again.settings["relabel"]["file"] != first
     for line, said in (
-        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is not one of the photographs (1 lines have this problem)"),
+        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is not one of the photographs (this problem is in 1 line)"),
         ("cat/p0_cat.jpg,dgo", "line 2: 'dgo' is not one of the classes; did you mean 'dog'?"),
         ("cat/p0_cat.jpg,dog\ncat/p0_cat.jpg,drop", "line 3: cat/p0_cat.jpg has two new labels"),
         ("cat/p0_cat.jpg,", "line 2: '' is not one of the classes"),

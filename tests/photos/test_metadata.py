@@ -90,7 +90,7 @@ def test_foreign_exif_and_xmp_are_passed_over(picture, encode, kind) -> None:
     assert shapes(data) == {(64, 48)}
 
 
-# What Chromium 156 does with each; a picture is 64 x 48, and 48 x 64 where it is turned.
+# The expected orientation is Chromium 156's. A picture is 64 x 48, and 48 x 64 if it is turned.
 RULE = {
     "one": ((exif(6),), True),
     "the first counts": ((exif(6), exif(1)), True),

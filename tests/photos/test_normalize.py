@@ -172,7 +172,7 @@ def test_bombs_are_refused_before_they_are_decoded(picture, encode, monkeypatch)
     jpeg[frame + 5 : frame + 9] = b"\x40\x00\x40\x00"  # 16,384 x 16,384
     with pytest.raises(BrokenPhoto, match="bomb"):
         normalize(bytes(jpeg))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as many scripts do
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # many scripts do this
     with pytest.raises(BrokenPhoto, match="bomb"):
         normalize(encode(Image.new("1", (16_384, 16_384)), "PNG"))
 

@@ -25,7 +25,7 @@ def test_rare_classes_are_in_all_splits() -> None:
     held = drawn()
     splits = place(held)
     counts = np.array([held[splits == split].sum(0) for split in (TRAIN, VAL, TEST)])
-    assert counts[:2, 5].tolist() == [1, 1]  # of two photographs, one validates
+    assert counts[:2, 5].tolist() == [1, 1]  # one of two photographs is for validation
     assert (counts[:, 6] == 1).all()
     assert (counts[:, :5] >= 1).all()
     shares = counts[1] / held.sum(0)

@@ -114,7 +114,7 @@ def test_errors_are_one_line_with_the_fix(tmp_path) -> None:
     assert "does not exist" in refused(tmp_path / "nowhere")
     lay(tmp_path, "file.jpg")
     assert "is a file" in refused(tmp_path / "file.jpg")
-    assert "1 photographs but no class folders" in refused(tmp_path)
+    assert "1 photograph but no class folders" in refused(tmp_path)
     (tmp_path / "void").mkdir()
     assert "no class folders" in refused(tmp_path / "void")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
@@ -154,7 +154,7 @@ def food101_server(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_food101_is_downloaded_checked_and_unpacked_once(food101_server, tmp_path) -> None:
-    # What a kill while unpacking leaves behind: torchvision would take it for the whole.
+    # A process that was killed while unpacking leaves this. torchvision would take it for the complete data set.
     lay(tmp_path / "cache" / "food-101.partial", "food-101/images/pie/1.jpg", "food-101/meta/train.txt")
     source = open_source("food101")
     assert (source.kind, source.paths) == ("food101", ("pie/1.jpg", "pie/3.jpg", "soup/2.jpg"))

@@ -65,7 +65,7 @@ def test_sets_of_every_kind_of_table(folder, name, text, told) -> None:
     source = opened(folder / name, text, **options)
     assert source.classes == ("cat", "dog")
     assert sets(source) == EXPECTED
-    assert any("multi-label" in note and "1 photographs have none" in note for note in source.notes)
+    assert any("multi-label" in note and "1 photograph without a class" in note for note in source.notes)
     assert "cat" not in source.extra
 
 
@@ -73,7 +73,7 @@ def test_single_labels_stay_single(folder) -> None:
     """A name may hold a separator; one 1 in each row is a single label; a list of one is one label."""
     names = opened(folder / "t.csv", "path,label\n0.jpg,bird|owl\n1.jpg,bird|tit\n2.jpg,bird|owl\n")
     assert names.classes == ("bird|owl", "bird|tit") and not names.multi_label
-    assert "3 labels contain '|' and are read as one name each; --multi-label splits them" in names.notes
+    assert "labels with '|', 3 of them, are read as one name each; --multi-label splits them" in names.notes
     spaces = opened(folder / "t.csv", "path,label\n0.jpg,apple pie\n1.jpg,apple\n2.jpg,pie\n")
     assert spaces.classes == ("apple", "apple pie", "pie")
     columns = opened(folder / "t.csv", "path,cat,dog\n0.jpg,1,0\n1.jpg,0,1\n2.jpg,1,0\n")

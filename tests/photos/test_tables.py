@@ -165,7 +165,7 @@ def test_paths_start_from_the_table_or_the_root(folder) -> None:
     text = "path,label\na.jpg,cat\nsub/d.JPG,dog\n"
     table = folder / "elsewhere" / "t.csv"
     said = refused(table, text)
-    assert "none of its 2 photographs exists" in said and "give --root" in said
+    assert "it lists 2 photographs, but none exists" in said and "give --root" in said
     assert opened(table, root=folder).paths == ("a.jpg", "sub/d.JPG")
     assert "--root" in refused(table, root=folder / "nowhere")
     above = opened(table, "path,label\n../a.jpg,cat\n../sub/d.JPG,dog\n")

@@ -157,7 +157,7 @@ def test_damaged_files_are_refused_and_damaged_records_are_broken_photographs(tm
         path.write_bytes(whole[:end])
         assert f"a.tfrecord: truncated after {count} records; copy it again" in refused(path)
     path.write_bytes(whole[:third] + b"\7" + whole[third + 1 :])
-    assert "damaged after 1 records (a length's checksum differs)" in refused(path)
+    assert "damaged after 1 record  (a length's checksum differs)" in refused(path)
     path.write_bytes(b"text that is no TFRecord")
     assert "not a TFRecord" in refused(path)
     path.write_bytes(b"")

@@ -106,7 +106,7 @@ def test_the_command_writes_figures_and_a_picture(shard_folder, monkeypatch, cap
         said = capsys.readouterr().out
         if extra:
             figures = json.loads(said)
-    said = " ".join(said.split())  # where it breaks lines depends on how long the paths are
+    said = " ".join(said.split())  # its line breaks depend on the length of the paths
     assert figures["measured"]["together"]["phases"].keys() == set(PHASES)
     assert (figures["split"], figures["photographs"]) == ("train", 78)
     assert "the train split's 78 photographs" in said and "train 78, val 18 photographs" in said

@@ -322,7 +322,7 @@ def _wait(child: int, idle: float) -> tuple[int, bool]:
         nonlocal used, since, hung
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            if (now := int(fields[11]) + int(fields[12])) != used:  # of all its threads
+            if (now := int(fields[11]) + int(fields[12])) != used:  # the time of all its threads
                 used, since = now, time.monotonic()
             elif time.monotonic() - since > idle:
                 hung = True
@@ -352,7 +352,7 @@ def _become(request: Mapping[str, Any]) -> None:
         os.setuid(request["user"])
     sys.argv = ["fasttrain", *request["line"]]
     exec(request["before"], {})
-    for number, name in enumerate(("stdin", "stdout", "stderr")):  # as Python makes them when it starts
+    for number, name in enumerate(("stdin", "stdout", "stderr")):  # Python opens them like this when it starts
         try:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", 1 if number == 2 else -1))
         except OSError:

@@ -469,7 +469,7 @@ def test_a_url_s_names_stay_in_the_cache(small, tmp_path, monkeypatch, fault):
     (kept,) = tmp_path.rglob("*.tar")
     vast = [{**shard, "bytes": 1 << 60} for shard in plain["shards"]]
     memory.pipe_file("/hostile/manifest.json", json.dumps({**plain, "shards": vast}).encode())
-    with pytest.raises(UserError, match="more than the disk"):
+    with pytest.raises(UserError, match="more than the disk of"):
         ShardSet.open("memory://hostile").bytes(0)
     assert kept.exists(), "nobody's shards are deleted for a number"
     memory.rm("/hostile", recursive=True)

@@ -11,7 +11,7 @@ import pytest
 from tests.reliability.conftest import Fault
 from tests.reliability.machine import Ended, Machine, Made
 
-_WORKPLACE = re.compile(r"(\.parts/.+|\..+\.partial)$")  # what the same command goes on from, and says so
+_WORKPLACE = re.compile(r"(\.parts/.+|\..+\.partial)$")  # files from which the same command resumes
 _RESUMED = ("convert", "convert --format tar,beton", "convert --raw")
 
 # The disk's kilobytes in the short run: all of them, and about half of what the command writes.

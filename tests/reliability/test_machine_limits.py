@@ -113,7 +113,7 @@ def test_out_of_memory(machine: Machine, made: Made, fault: Fault, command: str)
         held = machine.holds(place)
         if ended.code:
             failed += 1
-            if ended.code in _ABORTED:  # as by SIGKILL: what is left goes with the same command
+            if ended.code in _ABORTED:  # ended like by SIGKILL: the same command then succeeds
                 aborted += 1
                 if command in ("convert", "evaluate --out"):
                     assert machine.run(*commands[command]).code == 0

@@ -262,7 +262,7 @@ def test_a_run_is_made_once_whatever_becomes_of_the_answer(
             end_epoch(folder, loss=1.0)
             tracker.sync()
             wait_until(lambda: tracker.run_id is not None)
-            proxy.release.set()  # what was given up is carried out only now
+            proxy.release.set()  # the request that timed out is carried out only now
             made = 1 + proxy.done["late"] - before
             wait_until(lambda: len(every_run(server, name)) == made)  # noqa: B023
         run = assert_once(server, name, folder)

@@ -121,7 +121,7 @@ def test_two_processes_fetch_a_shard_once(bucket, tmp_path):
 
 
 def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket, monkeypatch):
-    monkeypatch.setattr(remote, "_PIECE", 3000)  # of a whole object the driver itself has a checksum
+    monkeypatch.setattr(remote, "_PIECE", 3000)  # the driver itself checks objects that are read in one piece
     shards, name = ShardSet.open(URL), "train-00000.tar"
     bucket.spoilt = [name] * 100
     with pytest.raises(UserError, match=rf"{URL}/{name}: its bytes don't match .*: aws s3 sync shards {URL}"):

@@ -24,7 +24,7 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
         "re-encoded: png 2",
         str(tmp_path / "out" / "converted.tsv"),
         "img/s",
-        "2 broken, 1 other files",
+        "2 broken, 1 other file,",
         "cat/empty.jpg: empty file",
         str(tmp_path / "out" / "rejected.tsv"),
         f"fasttrain train {tmp_path / 'out'}",

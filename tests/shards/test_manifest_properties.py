@@ -25,7 +25,7 @@ from fasttrain.shards.parts import Part
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.tar import TarWriter, npy_header
 
-# What a file system gives Python: any byte but "/" and NUL, undecodable ones as lone surrogates.
+# File names may have any byte but "/" and NUL. Python gives undecodable bytes as lone surrogates.
 names = st.one_of(
     st.binary(min_size=1, max_size=60).map(
         lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_").decode("utf-8", "surrogateescape")

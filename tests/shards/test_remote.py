@@ -200,13 +200,13 @@ def test_another_process_s_mapped_shard_stays(memory, many, cache):
     assert set(tars(cache)) == {"train-00003.tar"}
 
 
-@pytest.mark.parametrize("whole_shards", [False, True])
-def test_a_window_of_shards_is_fetched_ahead(memory, cache, whole_shards, monkeypatch):
+@pytest.mark.parametrize("by_shard", [False, True])
+def test_a_window_of_shards_is_fetched_ahead(memory, cache, by_shard, monkeypatch):
     monkeypatch.setattr("fasttrain.loaders.read_ahead._PHOTOGRAPHS", 3 * SHARD_WINDOW)
     shards = ShardSet.open(URL)
     plan = EpochPlan.evaluation(shards.ids("train"), shards.sizes(), size=32)
     planned = iter([plan.batch(number, 3) for number in range(plan.batch_count(3))])
-    ahead = ReadAhead(shards, planned, whole_shards=whole_shards)
+    ahead = ReadAhead(shards, planned, by_shard=by_shard)
     ahead.advance(3)
     await_tars(cache, SHARD_WINDOW + 1)
     ahead.close()

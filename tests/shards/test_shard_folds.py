@@ -92,7 +92,7 @@ def test_near_duplicates_and_named_groups_are_kept_together(twins: tuple[Path, P
         assert folds[first] == folds[second] >= 0
 
     assert len(np.unique(groups_of(grouped))) == 9
-    with pytest.raises(UserError, match="are too few for 10 folds"):
+    with pytest.raises(UserError, match=r"have too few photographs, \d+, for 10 folds"):
         fold_of_each(grouped, 10, 0)
 
 

@@ -44,7 +44,7 @@ _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_
 _METADATA = {"_unsafe_view", "_reshape_alias", "detach", "lift_fresh", "as_strided_", "set_", "resize_", "prim::device"}
 _READS_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount"}
 _COMPARISONS = {"equal", "allclose"}
-_RANDOM = {"normal_", "uniform_"}  # of a new model's weights: nothing to fill
+_RANDOM = {"normal_", "uniform_"}  # they fill a new model's weights, which have no memory here
 _COPIES = {"_to_copy", "copy_"}
 # From ATen/native/cuda/MultiTensorApply.cuh: tensors a launch by the number of lists, blocks a launch, values a block.
 _TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
@@ -263,7 +263,7 @@ def counted_step(data: Path, *, batch_size: int = 16, image_size: int = 64, **se
 
 
 if __name__ == "__main__":
-    gc.disable()  # what is left belongs to a device that doesn't exist, and is not freed
+    gc.disable()  # the remaining tensors are on a device that doesn't exist and can't be freed
     counted = [counted_step(Path(sys.argv[1]), **case) for case in json.load(sys.stdin)]
     print(json.dumps([(each.operations, each.synchronizations) for each in counted]), flush=True)
     os._exit(0)

@@ -65,7 +65,7 @@ def _send(service: Service, kind: str, photograph: bytes, body: int) -> str:
     with contextlib.suppress(OSError):  # the service may close while the client still sends
         connection = service.begin(raw)
         if kind in ("cut off", "cut off head", "gone"):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as of a crash: RST
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, like a crash
             connection.close()
             return f"{kind} closed"
         answer = answer_of(connection)

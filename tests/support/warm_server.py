@@ -100,7 +100,7 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
         from fasttrain.tracking.store import set_environment
 
-        set_environment()  # as the tracker does before it imports MLflow
+        set_environment()  # the tracker does this before it imports MLflow
         for name in sys.argv[2:]:
             with contextlib.suppress(ImportError):  # an extra that is not installed
                 importlib.import_module(name)

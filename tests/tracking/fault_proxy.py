@@ -35,7 +35,7 @@ FAULTS = (
     "never answered",
 )
 Policy = Callable[[str, str], str | None]
-"""Of a request's method and path: one of FAULTS, or None to let it pass."""
+"""A function from a request's method and path to one of FAULTS, or None to let the request pass."""
 
 
 class Proxy:
@@ -48,7 +48,7 @@ class Proxy:
         self.seen: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.release = threading.Event()
-        self.patience = 10.0  # of what is late
+        self.patience = 10.0  # seconds that a late request is held back
         self._lock = threading.Lock()
         proxy = self
 

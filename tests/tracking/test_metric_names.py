@@ -91,7 +91,7 @@ def test_a_run_keeps_the_names_that_it_began_with(tmp_path: Path) -> None:
     record.save()
     assert "val/loss" in _logged(tmp_path)
     plain = json.loads((tmp_path / RECORD).read_text())
-    del plain["old_names"]  # as an older version wrote it
+    del plain["old_names"]  # an older version wrote no such key
     (tmp_path / RECORD).write_text(json.dumps(plain))
     assert {"val_loss", "img/s", "improved"} <= _logged(tmp_path)
     assert run_of_folder(tmp_path).curves["val/loss"] == {1: 1.0, 2: 0.5}

@@ -230,8 +230,8 @@ def test_what_a_healthy_store_refuses_is_set_aside_told_and_tried_again(here: Pa
     assert client.get_run(tracker.run_id).data.metrics == {"loss": 1.0}
     assert any("figure.png can't be logged" in line for line in said)
     assert not any("fails (" in line for line in said), "a store that refuses a file is not away"
-    assert lacks(here / "run") == 1 and "lacks 1 entries" in said[-1]
-    with pytest.raises(UserError, match="refuses 1 entries"):
+    assert lacks(here / "run") == 1 and "lacks 1 entry" in said[-1]
+    with pytest.raises(UserError, match="refuses 1 entry"):
         deliver_runs([here / "run"], said.append)
     (here / "mlartifacts").unlink()
     deliver_runs([here / "run"], said.append)

@@ -327,7 +327,7 @@ def test_what_is_set_aside_is_a_run_of_its_own(here: Path, client: Any) -> None:
         weights.write_bytes(b"of epoch 3")
     assert again.uuid == before.uuid == record_uuid(run) and again.run_id == before.run_id
     first = (run / "history.json").read_text()
-    end_epoch(run, loss=4)  # what the store still lacks
+    end_epoch(run, loss=4)  # the store still lacks this epoch
     set_aside(run, {"abandoned": "at epoch 1"})
     assert record_uuid(run) is None
     with Tracker.start("food", "renamed", {}, folder=run) as after:

@@ -134,7 +134,7 @@ def test_the_head_first_on_two_ranks_as_on_one(shard_folder, tmp_path):
     settings = {"head_epochs": 1, "color_jitter": 0.1, "figures": False, "limit_batches": 3, "epochs": 2}
     finish(start(train_line(shard_folder, tmp_path / "one", batch_size=4, **settings)))
     said = [finish(each) for each in start_ranks(train_line(shard_folder, tmp_path / "two", **settings))]
-    assert "1 epochs of the classifier alone, on photographs" in " ".join(said[0].split())
+    assert "1 epoch of the classifier alone, on photographs" in " ".join(said[0].split())
     ours, theirs = folder_in(tmp_path / "two"), folder_in(tmp_path / "one")
     assert_same_run(ours, theirs, 1e-4)
     assert [each["phase"] for each in last_state(ours)["history"]] == ["head", "full"]

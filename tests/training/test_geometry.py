@@ -24,7 +24,7 @@ from fasttrain.training.result import TrainResult
 from tests.support.runs import SMALL
 
 LETTERBOXED = {**SMALL, "image_size": 32, "eval_size": 64, "resize_mode": "letterbox", "epochs": 1, "track": False}
-READ: dict[str, Any] = {"loader": "torchvision", "workers": 0, "batch_size": 64}  # as the runs do
+READ: dict[str, Any] = {"loader": "torchvision", "workers": 0, "batch_size": 64}  # the settings of the runs
 
 
 @pytest.fixture(scope="module")

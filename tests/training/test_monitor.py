@@ -19,7 +19,7 @@ from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule
 from tests.support.runs import SMALL, killed_after, last_state
 
-# By epoch: the loss is best in the first, top-1 in the second, macro F1 in the third.
+# The loss is best in the first epoch, top-1 in the second, macro F1 in the third.
 LOSSES, TOP1, MACRO_F1 = (1.0, 1.1, 1.2, 1.3), (0.5, 0.7, 0.7, 0.6), (0.3, 0.4, 0.6, 0.6)
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "limit_batches": 1, "epochs": 4, "deterministic": True}
 

@@ -121,7 +121,7 @@ def test_linear_probe(multi_label_shards: Path, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_another_kind_of_data_is_refused(result: TrainResult, shard_folder: Path) -> None:
-    with pytest.raises(UserError, match="has one class per photograph, but the model predicts sets of classes"):
+    with pytest.raises(UserError, match="has one class per photograph, but the model is multi-label"):
         evaluate(result.folder, shard_folder)
 
 

@@ -56,7 +56,7 @@ def _features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def result(multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finish, "_write_pictures", lambda *arguments: None)  # as no_figures, for the module
+        patch.setattr(finish, "_write_pictures", lambda *arguments: None)  # no_figures does this for one test only
         return train(data=multi_label_shards, out=tmp_path_factory.mktemp("runs"), **MANY)
 
 
@@ -119,9 +119,9 @@ def test_a_teacher_of_sets(result: TrainResult, multi_label_shards: Path, tmp_pa
 
 
 def test_a_teacher_of_another_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="runs/a predicts one class a photograph, but the data has sets of classes"):
+    with pytest.raises(UserError, match="runs/a predicts one class per photograph, but the data is multi-label"):
         _require_kind("runs/a", False, True)
-    with pytest.raises(UserError, match="runs/a predicts sets of classes, but the data has one class a photograph"):
+    with pytest.raises(UserError, match="runs/a is multi-label, but the data has one class per photograph"):
         _require_kind("runs/a", True, False)
 
 
@@ -165,9 +165,9 @@ def test_focal_loss_of_sets_has_a_gradient_where_it_is_sure() -> None:
 
 def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, tmp_path: Path) -> None:
     for settings, said in (
-        ({"monitor": "top1"}, "monitor = top1: .* has sets of classes; give --monitor one of val_loss, macro_f1, map"),
-        ({"sampling": "balanced"}, "sampling = balanced needs one class per photograph, and .* has sets"),
-        ({"fold": "1/3"}, "has sets of classes, and folds need one class per photograph"),
+        ({"monitor": "top1"}, "monitor = top1: .* is multi-label; give --monitor one of val_loss, macro_f1, map"),
+        ({"sampling": "balanced"}, "sampling = balanced needs one class per photograph, and .* is multi-label"),
+        ({"fold": "1/3"}, "is multi-label, and folds need one class per photograph"),
     ):
         with pytest.raises(UserError, match=said):
             train(data=multi_label_shards, out=tmp_path, **{**RUN, **settings})
@@ -179,7 +179,7 @@ def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, 
 
 
 def test_map_is_of_sets_alone(shard_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has one class a photograph; give --monitor one of val_loss, top1, macro_f1$"):
+    with pytest.raises(UserError, match=r"one class per photograph; give --monitor one of val_loss, top1, macro_f1$"):
         train(data=shard_folder, out=tmp_path, **{**RUN, "monitor": "map"})
 
 

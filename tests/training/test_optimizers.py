@@ -28,7 +28,7 @@ REFUSED = {
     **dict.fromkeys(list_optimizers("fused*"), "is apex's, and apex is not installed"),
     **dict.fromkeys(list_optimizers("bnb*"), "is bitsandbytes's, and bitsandbytes is not installed"),
 }
-"""Those of timm's that can't train here, and why."""
+"""The optimizers of timm that can't train here, and why."""
 
 TRAINED = [name for name in list_optimizers() if name not in REFUSED]
 ONE_OF_EACH_KIND = list({get_optimizer_class(name, bind_defaults=False): name for name in TRAINED}.values())

@@ -214,7 +214,7 @@ def test_an_import_path_needs_nothing_else(shard_folder, photographs, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_finds_a_module_in_the_working_folder(shard_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as for the script `fasttrain`, whose own folder is on the path
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # the script `fasttrain` has its own folder on the path instead
     (tmp_path / "my_models.py").write_text(
         "from torch import nn\n\n\ndef make(num_classes):\n    return nn.Sequential(nn.AdaptiveAvgPool2d(4), "
         "nn.Flatten(), nn.Linear(48, num_classes))\n"

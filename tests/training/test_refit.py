@@ -83,7 +83,7 @@ def test_the_report_says_that_there_is_no_validation_figure(alone):
     assert (written["split"], written["refit_epochs"], written["best_epoch"]) == ("test", 2, 2)
     page = (alone.folder / "report.html").read_text()
     assert "these weights have no validation metrics and are evaluated on the test split only" in page
-    assert "weights refitted on train and val for 2 epochs, which have no validation figure" in page
+    assert "weights refitted on train and val for 2 epochs, without validation" in page
 
 
 @pytest.mark.slow

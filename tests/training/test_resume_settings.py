@@ -23,7 +23,7 @@ from fasttrain.commands import run as run_module
 from fasttrain.commands.run_files import previous_tracking, start_tracker
 from fasttrain.commands.train import make_run
 from fasttrain.config.load import resolve
-from fasttrain.config.resuming import RULES, OnResume, lasting, table
+from fasttrain.config.resuming import RULES, OnResume, lasting, tables
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
@@ -94,7 +94,7 @@ def drop_probabilities(model: torch.nn.Module) -> list[float]:
     return [each.drop_prob for each in model.modules() if hasattr(each, "drop_prob")]
 
 
-# What is given beside `resume`, what is then looked at, and what that must be.
+# For each setting: the settings given with `resume`, the value to look up in the resumed run, and its expected value.
 EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
     "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
@@ -218,7 +218,7 @@ APART = {
     "experiment",
     "track",
 }
-"""Those that take effect, too, and have tests of their own below."""
+"""Settings that also take effect, and have tests of their own below."""
 
 
 def test_every_setting_has_a_rule_and_a_test():
@@ -229,9 +229,10 @@ def test_every_setting_has_a_rule_and_a_test():
     assert kinds[OnResume.CALL] == CALL
 
 
-def test_the_documentation_has_the_table():
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "resume.md"
-    assert table() in page.read_text("utf-8"), "python -c 'import fasttrain.config.resuming as r; print(r.table())'"
+def test_the_documentation_has_the_tables():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "resume.md").read_text("utf-8")
+    for table in tables():
+        assert table in page, "python -c 'import fasttrain.config.resuming as r; print(*r.tables(), sep=2 * chr(10))'"
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
         [(0, 4), (4, 8), (8, 12)],
         [(12, 16), (16, 20)],
     ]
-    loader.delivered = 8  # as in a run resumed there
+    loader.delivered = 8  # like in a run that was resumed there
     assert [[(each.begin, each.end) for each in batches] for batches in step_batches(loader, 3)] == [  # type: ignore[arg-type]
         [(8, 12), (12, 16), (16, 20)]
     ]

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--photographs", type=Path)
     given = parser.parse_args(arguments)
-    faulthandler.register(signal.SIGUSR1)  # by which the runner asks where a check hangs, before it kills it
+    faulthandler.register(signal.SIGUSR1)  # the runner sends it before it kills a check that hangs
     given.folder.mkdir(parents=True, exist_ok=True)
     findings = Findings(given.folder / "findings.json")
     setting = Setting(given.device, given.folder, given.data, given.limit, given.photographs)

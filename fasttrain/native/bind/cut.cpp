@@ -28,7 +28,7 @@ Interval interval_of(std::string_view name) {
     if (name == "mcu") return Interval::kMcu;
     if (name == "row") return Interval::kRow;
     if (name == "none") return Interval::kNone;
-    throw JpegError("interval: '" + std::string(name) + "' isn't one of mcu, row, none");
+    throw JpegError("interval: '" + std::string(name) + "' is not one of mcu, row, none");
 }
 
 nb::bytes cut(nb::handle jpeg, std::string_view interval, bool optimize, int orientation) {
@@ -55,7 +55,7 @@ nb::tuple repair(nb::handle jpeg, std::string_view interval, bool optimize, int 
 
 uint32_t pixels(int64_t value) {
     if (value < 0 || value > std::numeric_limits<uint16_t>::max())
-        throw JpegError("box: empty or outside the picture");
+        throw JpegError("box: " + std::to_string(value) + " is not between 0 and 65535 pixels");
     return static_cast<uint32_t>(value);
 }
 
@@ -77,8 +77,15 @@ nb::tuple slice_arrays(nb::sequence buffers, const BufferNumbers& which, const B
                        const ByteCounts& lengths, const Boxes& boxes, int threads) {
     const Regions jpegs(std::move(buffers), which, offsets, lengths);
     const size_t count = jpegs.size();
-    if (boxes.shape(0) != count) throw nb::value_error("as many boxes as JPEGs are needed");
-    if (threads < 1) throw nb::value_error("threads must be at least 1");
+    if (boxes.shape(0) != count) {
+        const std::string message = std::to_string(boxes.shape(0)) + " boxes for " + std::to_string(count) +
+                                    " JPEGs; give as many boxes as JPEGs";
+        throw nb::value_error(message.c_str());
+    }
+    if (threads < 1) {
+        const std::string message = "threads = " + std::to_string(threads) + " must be at least 1";
+        throw nb::value_error(message.c_str());
+    }
     SlicedBatch made;
     {
         nb::gil_scoped_release released;

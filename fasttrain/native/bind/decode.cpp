@@ -34,8 +34,11 @@ using Pictures = nb::ndarray<uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb
 
 OutputSize output_size(int64_t height, int64_t width) {
     constexpr int64_t most = 1 << 14;
-    if (height < 1 || width < 1 || height > most || width > most)
-        throw nb::value_error("the output's height and width must lie in 1 .. 16384");
+    if (height < 1 || width < 1 || height > most || width > most) {
+        const std::string message = "the output's height and width must be 1 to 16384 pixels, not " +
+                                    std::to_string(height) + " and " + std::to_string(width);
+        throw nb::value_error(message.c_str());
+    }
     return {static_cast<int>(height), static_cast<int>(width)};
 }
 
@@ -54,7 +57,7 @@ BatchJob make_job(const Regions& stored, const Sizes& sizes, const Boxes& boxes,
     const bool letterbox = std::any_of(job.flags.begin(), job.flags.end(),
                                        [](uint8_t flags) { return (flags & kLetterbox) != 0; });
     if (letterbox && job.size.height != job.size.width)
-        throw nb::value_error("letterboxed pictures must be square");
+        throw nb::value_error("letterboxed pictures must be square; give an out of equal height and width");
     for (size_t i = 0; i < count; ++i) {
         const int32_t* size = sizes.data() + 2 * i;
         const int32_t* box = boxes.data() + 4 * i;
@@ -216,10 +219,11 @@ std::string set_simd(std::string_view name) {
     for (int i = 0; i < 3; ++i)
         if (name == names[i]) {
             if (!set_simd_level(static_cast<Simd>(i)))
-                throw nb::value_error("this machine hasn't got these instructions");
+                throw nb::value_error("this processor lacks this level's instructions; give a lower level");
             return names[before];
         }
-    throw nb::value_error("one of plain, avx2, avx512");
+    const std::string message = "level = '" + std::string(name) + "' is not one of plain, avx2, avx512";
+    throw nb::value_error(message.c_str());
 }
 
 }  // namespace

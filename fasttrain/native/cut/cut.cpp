@@ -90,7 +90,8 @@ Turn turn_of(int orientation) {
         case 8:
             return {true, false, true};
         default:
-            throw JpegError("orientation: " + std::to_string(orientation) + " isn't one of EXIF's 1..8");
+            throw JpegError("orientation: " + std::to_string(orientation) +
+                            " is not one of EXIF's values 1 to 8");
     }
 }
 
@@ -153,7 +154,7 @@ class Cutter {
     }
 
     std::optional<ScanLimits> limits_of_only_scan() {
-        if (size_ == 0) throw JpegError("truncated: empty");
+        if (size_ == 0) throw JpegError("truncated: the file is empty");
         if (setjmp(errors_.escape) != 0) refuse();
         read_header();
         if (!suits_cut_fast(src_) || !has_reduced_factors(src_)) return std::nullopt;
@@ -164,7 +165,7 @@ class Cutter {
     }
 
     std::vector<uint8_t> run() {
-        if (size_ == 0) throw JpegError("truncated: empty");
+        if (size_ == 0) throw JpegError("truncated: the file is empty");
         out_.resize(size_ + size_ / 8 + 1024);
         if (setjmp(errors_.escape) != 0) refuse();
         jpeg_create_compress(&dst_);
@@ -205,7 +206,9 @@ class Cutter {
         jpeg_mem_src(&src_, data_, static_cast<unsigned long>(size_));
         jpeg_read_header(&src_, TRUE);
         check_pixels(src_.image_width, src_.image_height);
-        if (src_.data_precision != 8) throw JpegError("unsupported: not 8 bits a sample");
+        if (src_.data_precision != 8)
+            throw JpegError("unsupported: " + std::to_string(src_.data_precision) +
+                            " bits per sample; only 8 are supported");
         check_plausible();
     }
 
@@ -223,7 +226,10 @@ class Cutter {
         uint64_t blocks = 0;
         for (int i = 0; i < src_.num_components; ++i)
             blocks += uint64_t{src_.comp_info[i].width_in_blocks} * src_.comp_info[i].height_in_blocks;
-        if (blocks > uint64_t{size_} * 8) throw JpegError("truncated: too short for the picture's size");
+        if (blocks > uint64_t{size_} * 8)
+            throw JpegError("truncated: too short, with " + std::to_string(size_) +
+                            " bytes, for a picture of " + std::to_string(src_.image_height) + " x " +
+                            std::to_string(src_.image_width));
     }
 
     // Decoders smooth a progressive image whose last scans are missing, but not the same image in baseline.
@@ -339,11 +345,11 @@ class Cutter {
         const JDIMENSION mcu_width = static_cast<JDIMENSION>(h * DCTSIZE);
         const JDIMENSION mcu_height = static_cast<JDIMENSION>(v * DCTSIZE);
         if (turn_.mirror_x && dst_.image_width % mcu_width != 0)
-            throw JpegError("orientation: the mirrored side isn't a multiple of the MCU's " +
-                            std::to_string(mcu_width) + " pixels");
+            throw JpegError("orientation: the mirrored width, " + std::to_string(dst_.image_width) +
+                            " pixels, is not a multiple of the MCU's " + std::to_string(mcu_width));
         if (turn_.mirror_y && dst_.image_height % mcu_height != 0)
-            throw JpegError("orientation: the mirrored side isn't a multiple of the MCU's " +
-                            std::to_string(mcu_height) + " pixels");
+            throw JpegError("orientation: the mirrored height, " + std::to_string(dst_.image_height) +
+                            " pixels, is not a multiple of the MCU's " + std::to_string(mcu_height));
     }
 
     void turn_component(int component, jvirt_barray_ptr to) {

@@ -57,9 +57,9 @@ void DamageLog::meets_damage(const jpeg_decompress_struct& codec) {
     // If another scan follows, one with too few or too many bytes wasn't truncated: somewhere before, wrong
     // bytes were valid codes.
     const int next = left_over ? numbers[1] : codec.unread_marker;
-    const bool whole_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
+    const bool entire_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
     const bool within_scan = kRst0 <= next && next <= kRst7;
-    JDIMENSION row = whole_scan && !within_scan ? 0 : codec.input_iMCU_row;
+    JDIMENSION row = entire_scan && !within_scan ? 0 : codec.input_iMCU_row;
     // If more than the number is wrong, intervals before the marker may be missing.
     if (scan.misnumbered) row = std::min(row, scan.first_misnumbered_row);
     scan.first_damaged_row = scan.damaged ? std::min(scan.first_damaged_row, row) : row;

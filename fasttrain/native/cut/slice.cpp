@@ -20,11 +20,12 @@ McuRange mcus_with_margin(uint32_t start, uint32_t length, uint32_t mcu, uint32_
 void find_all_segments(const uint8_t* data, size_t begin, size_t size, size_t wanted,
                        std::vector<Segment>& segments) {
     const SegmentsEnd end = find_segments(data, begin, size, wanted, segments);
-    if (end.marker == kNoMarker) throw JpegError("truncated: no EOI");
+    if (end.marker == kNoMarker) throw JpegError("truncated: no EOI (the end marker) after the scan");
     if (end.marker >= kRst0 && end.marker <= kRst7)
         throw JpegError(segments.size() == wanted ? "corrupt: too many restart markers for the picture's size"
                                                   : "corrupt: restart markers out of order");
-    if (end.marker != kEoi) throw JpegError("unsupported: more than one scan, or a marker inside it");
+    if (end.marker != kEoi)
+        throw JpegError("unsupported: more than one scan, or a marker other than restarts inside the scan");
     if (segments.size() != wanted) throw JpegError("corrupt: too few restart markers for the picture's size");
 }
 
@@ -63,11 +64,16 @@ class SegmentWriter {
 void check_can_slice(const JpegHeader& header, const Box& box, size_t size) {
     if (!header.sequential_huffman() || !header.all_in_scan)
         throw JpegError("unsupported: only one interleaved baseline scan can be sliced");
-    if (size > std::numeric_limits<uint32_t>::max()) throw JpegError("too large: over 4 GiB");
+    if (size > std::numeric_limits<uint32_t>::max())
+        throw JpegError("too large: " + std::to_string(size) + " bytes; at most 4 GiB can be sliced");
     const bool inside = box.height >= 1 && box.width >= 1 && box.top < header.height &&
                         box.left < header.width && box.height <= header.height - box.top &&
                         box.width <= header.width - box.left;
-    if (!inside) throw JpegError("box: empty or outside the picture");
+    if (!inside)
+        throw JpegError("box: " + std::to_string(box.height) + " x " + std::to_string(box.width) +
+                        " pixels from " + std::to_string(box.top) + ", " + std::to_string(box.left) +
+                        " on is empty or not inside the picture of " + std::to_string(header.height) +
+                        " x " + std::to_string(header.width));
 }
 
 // The restart segments of one MCU row.
@@ -91,11 +97,14 @@ SlicePlan plan_slice(const uint8_t* data, size_t size, const JpegHeader& header,
     const uint32_t mcu_rows = header.mcu_rows();
     const bool by_mcu = header.restart_interval == 1;
     if (!by_mcu && header.restart_interval != per_row)
-        throw JpegError("uncut: no restart marker after every MCU or every MCU row");
+        throw JpegError(
+            "uncut: no restart marker after every MCU or every row of MCUs; rewrite the JPEG with cut first");
     const uint64_t segments = by_mcu ? uint64_t{per_row} * mcu_rows : mcu_rows;
     // A segment has at least one byte, and all but the last one a marker: this limits what a false size can
     // allocate.
-    if (segments * 3 > size + 2) throw JpegError("truncated: too short for the picture's size");
+    if (segments * 3 > size + 2)
+        throw JpegError("truncated: too short, with " + std::to_string(size) + " bytes, for a picture of " +
+                        std::to_string(header.height) + " x " + std::to_string(header.width));
 
     SlicePlan plan;
     find_all_segments(data, header.scan_offset, size, static_cast<size_t>(segments), scratch.segments);

@@ -74,17 +74,19 @@ void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputS
         width = static_cast<int>(buffers.tables.header.width);
         if (height != photograph.height || width != photograph.width)
             throw JpegError("the index says " + describe(photograph.height, photograph.width) +
-                            ", the JPEG " + describe(height, width));
+                            " pixels, but the JPEG has " + describe(height, width));
     } else if (height <= 0 || width <= 0 ||
                static_cast<uint64_t>(height) * static_cast<uint64_t>(width) * 3 != photograph.length) {
-        throw JpegError("raw pixels of " + std::to_string(photograph.length) + " bytes aren't " +
-                        describe(height, width) + " x 3");
+        throw JpegError("raw pixels: " + std::to_string(photograph.length) + " bytes aren't a picture of " +
+                        describe(height, width) + " pixels with 3 bytes each");
     }
     if (box.top < 0 || box.left < 0 || box.height <= 0 || box.width <= 0 || box.height > height - box.top ||
         box.width > width - box.left)
-        throw JpegError("box outside the picture of " + describe(height, width));
+        throw JpegError("box outside of the picture: " + describe(box.height, box.width) + " pixels from " +
+                        std::to_string(box.top) + ", " + std::to_string(box.left) +
+                        " on are empty or not inside " + describe(height, width));
     if (limits != nullptr && (!ours || buffers.tables.header.scan_offset != limits->begin))
-        throw JpegError("unsupported: not to be decoded and judged at once");
+        throw JpegError("unsupported: this JPEG can't be checked while it is decoded");
     if (photograph.storage == Storage::raw)
         read_raw(photograph, box, buffers);
     else if (ours)

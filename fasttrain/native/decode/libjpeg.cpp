@@ -56,7 +56,8 @@ void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, O
                          DecodeScratch::Buffers& buffers) {
     const JpegHeader& header = buffers.tables.header;
     if (uint64_t{header.width} * header.height > kMaxLibjpegPixels)
-        throw JpegError("too large: progressive and other rare JPEGs may have at most 100 megapixels");
+        throw JpegError("too large: " + std::to_string(header.width) + " x " + std::to_string(header.height) +
+                        " pixels; progressive and other rare JPEGs may have at most 100 megapixels");
     buffers.bytes[0].resize(std::max(buffers.bytes[0].size(), size_t{kStripRows} * header.width * 4));
     jpeg_decompress_struct info{};
     LibjpegErrors errors(Tolerated::kStrayBytes);

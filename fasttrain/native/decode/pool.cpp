@@ -43,7 +43,8 @@ std::optional<std::string> decode_into(const BatchJob& job, size_t position, Dec
 }
 
 Pool::Pool(int threads) {
-    if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+    if (threads < 1)
+        throw std::invalid_argument("threads = " + std::to_string(threads) + " must be at least 1");
     try {
         for (int i = 0; i < threads; ++i) threads_.emplace_back(&Pool::work, this);
     } catch (...) {
@@ -67,7 +68,7 @@ Pool::Ticket Pool::submit(BatchJob job) {
     std::stable_sort(batch->order.begin(), batch->order.end(),
                      [&](uint32_t a, uint32_t b) { return cost(a) > cost(b); });
     const std::lock_guard lock(mutex_);
-    if (closed_) throw std::runtime_error("the pool is closed");
+    if (closed_) throw std::runtime_error("the pool is closed; create another one");
     batches_.emplace(++last_ticket_, batch);
     if (!batch->order.empty()) queue_.push_back(std::move(batch));
     work_there_.notify_all();
@@ -77,12 +78,14 @@ Pool::Ticket Pool::submit(BatchJob job) {
 std::optional<std::vector<PhotographError>> Pool::wait(Ticket ticket, int milliseconds) {
     std::unique_lock lock(mutex_);
     const auto found = batches_.find(ticket);
-    if (found == batches_.end()) throw std::out_of_range("no such ticket: " + std::to_string(ticket));
+    if (found == batches_.end())
+        throw std::out_of_range("no such ticket: " + std::to_string(ticket) +
+                                "; wait returns each batch once");
     const std::shared_ptr<Batch> batch = found->second;
     const auto done = [&] { return batch->finished == batch->order.size(); };
     batch_done_.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return done() || closed_; });
     if (!done()) {
-        if (closed_) throw std::runtime_error("the pool is closed");
+        if (closed_) throw std::runtime_error("the pool is closed; create another one");
         return std::nullopt;
     }
     batches_.erase(ticket);

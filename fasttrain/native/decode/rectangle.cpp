@@ -74,7 +74,7 @@ class RectangleDecoder {
                 layout_.ac[layout_.blocks] = &tables_.ac[component.ac];
             }
             if (limits_ != nullptr && !tables_.ac[component.ac].baseline)
-                throw JpegError("corrupt: symbols that baseline hasn't got");
+                throw JpegError("corrupt: Huffman symbols that a baseline JPEG can't have");
             skip_.most_dc[c] = limits_ != nullptr ? limits_->most_dc[c] : std::numeric_limits<int>::max() / 2;
         }
         pair_count_ = (layout_.blocks + 1) / 2;
@@ -88,14 +88,15 @@ class RectangleDecoder {
         // A block has at least two bits. This check prevents false sizes from causing huge allocations.
         const size_t available = size_ - header.scan_offset;
         if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
-            throw JpegError("truncated: too few bytes for the picture");
+            throw JpegError("truncated: " + std::to_string(available) +
+                            " bytes are too few for the picture's size");
         const SegmentsEnd end =
             find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
-        if (limits_ != nullptr && end.marker != kEoi) throw JpegError("corrupt: no EOI behind the scan");
+        if (limits_ != nullptr && end.marker != kEoi)
+            throw JpegError("corrupt: no EOI (the end marker) after the scan");
         if (static_cast<int64_t>(buffers_.segments.size()) < needed)
-            throw JpegError("truncated or corrupt: restart interval " +
-                            std::to_string(buffers_.segments.size()) + " is the last of " +
-                            std::to_string(needed));
+            throw JpegError("truncated or corrupt: the scan has " + std::to_string(buffers_.segments.size()) +
+                            " restart intervals, but " + std::to_string(needed) + " are needed");
     }
 
     void lay_out_planes(const CropBox& box, OutputSize output) {
@@ -165,7 +166,8 @@ class RectangleDecoder {
 
     [[noreturn]] void fail(int64_t mcu) {
         for (McuCoefficients& coefficients : buffers_.coefficients) coefficients = {};
-        throw JpegError("corrupt: MCU " + std::to_string(mcu));
+        throw JpegError("corrupt: invalid data in MCU " + std::to_string(mcu) + " of " +
+                        std::to_string(mcus()));
     }
 
     // For an image with a restart marker after every MCU.

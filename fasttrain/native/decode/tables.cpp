@@ -23,7 +23,8 @@ void read_quantisation(const MarkerBody& body, DecodeTables& tables, Defined& de
         const int wide = *at >> 4;
         const int index = *at++ & 15;
         const int bytes = wide != 0 ? 128 : 64;
-        if (wide > 1 || index > 3 || end - at < bytes) throw JpegError("corrupt: DQT");
+        if (wide > 1 || index > 3 || end - at < bytes)
+            throw JpegError("corrupt: an invalid quantization table (DQT)");
         for (int k = 0; k < 64; ++k)
             tables.quantisation[index][kNatural[k]] =
                 static_cast<uint16_t>(wide != 0 ? at[2 * k] << 8 | at[2 * k + 1] : at[k]);
@@ -38,10 +39,12 @@ void read_huffman(const MarkerBody& body, DecodeTables& tables, Defined& defined
     while (at < end) {
         const int kind = *at >> 4;
         const int index = *at++ & 15;
-        if (kind > 1 || index > 3 || end - at < 16) throw JpegError("corrupt: DHT");
+        if (kind > 1 || index > 3 || end - at < 16)
+            throw JpegError("corrupt: an invalid Huffman table (DHT)");
         size_t count = 0;
         for (int i = 0; i < 16; ++i) count += at[i];
-        if (static_cast<size_t>(end - at) < 16 + count) throw JpegError("corrupt: DHT");
+        if (static_cast<size_t>(end - at) < 16 + count)
+            throw JpegError("corrupt: an invalid Huffman table (DHT)");
         CoefficientTable& table = kind == 0 ? tables.dc[index] : tables.ac[index];
         std::vector<uint8_t>& known = tables.huffman_bytes[kind * 4 + index];
         if (known.size() != 16 + count || !std::equal(known.begin(), known.end(), at)) {

@@ -25,32 +25,36 @@ bool stands_alone(int marker) {
 }
 
 void read_sof(JpegHeader& header, const MarkerBody& body, size_t offset) {
-    if (header.sof != 0) throw JpegError("corrupt: more than one SOF");
-    if (body.length < 6) throw JpegError("corrupt: SOF too short");
+    if (header.sof != 0) throw JpegError("corrupt: a second frame header (SOF)");
+    if (body.length < 6) throw JpegError("corrupt: the frame header (SOF) has fewer than 6 bytes");
     const int count = body.data[5];
     if (count == 0 || count > kMaxComponents)
-        throw JpegError("unsupported: " + std::to_string(count) + " components");
-    if (body.length != static_cast<size_t>(6 + 3 * count)) throw JpegError("corrupt: length of SOF");
+        throw JpegError("unsupported: " + std::to_string(count) +
+                        " components per pixel; 1 to 4 are supported");
+    if (body.length != static_cast<size_t>(6 + 3 * count))
+        throw JpegError("corrupt: the frame header (SOF) has the wrong length");
     header.sof = body.marker;
     header.precision = body.data[0];
     header.height = static_cast<uint32_t>(read16(body.data + 1));
     header.width = static_cast<uint32_t>(read16(body.data + 3));
     header.size_offset = offset + 1;
     header.component_count = count;
-    if (header.width == 0 || header.height == 0) throw JpegError("unsupported: SOF without a size");
+    if (header.width == 0 || header.height == 0)
+        throw JpegError("unsupported: the frame header (SOF) gives no width or no height");
     check_pixels(header.width, header.height);
     for (int i = 0; i < count; ++i) {
         const uint8_t* from = body.data + 6 + 3 * i;
         Component& component = header.components[static_cast<size_t>(i)];
         component = {from[0], from[1] >> 4, from[1] & 15, from[2], 0, 0};
         if (component.h < 1 || component.h > 4 || component.v < 1 || component.v > 4)
-            throw JpegError("corrupt: sampling factors");
+            throw JpegError("corrupt: sampling factors " + std::to_string(component.h) + " x " +
+                            std::to_string(component.v) + "; each must be 1 to 4");
     }
 }
 
 void read_sos(JpegHeader& header, const MarkerBody& body) {
-    if (header.sof == 0) throw JpegError("corrupt: a scan before SOF");
-    if (body.length < 1) throw JpegError("corrupt: length of SOS");
+    if (header.sof == 0) throw JpegError("corrupt: a scan before the frame header (SOF)");
+    if (body.length < 1) throw JpegError("corrupt: the scan header (SOS) is empty");
     const int count = header.component_count;
     if (body.data[0] != count || body.length != static_cast<size_t>(4 + 2 * count)) return;
     for (int i = 0; i < count; ++i) {
@@ -75,7 +79,7 @@ int largest(const JpegHeader& header, int Component::*axis) {
 void check_pixels(uint64_t width, uint64_t height) {
     if (width * height > kMaxPixels)
         throw JpegError("too large: " + std::to_string(width) + " x " + std::to_string(height) +
-                        " pixels, the limit is 500 megapixels");
+                        " pixels; at most 500 megapixels are supported");
 }
 
 bool JpegHeader::progressive() const {
@@ -112,26 +116,31 @@ std::string JpegHeader::sampling() const {
 
 JpegHeader parse_header(const uint8_t* data, size_t size,
                         const std::function<void(const MarkerBody&)>& visit) {
-    if (size < 2 || data[0] != 0xFF || data[1] != kSoi) throw JpegError("not a JPEG: no SOI at its start");
+    if (size < 2 || data[0] != 0xFF || data[1] != kSoi)
+        throw JpegError("not a JPEG: it doesn't start with the bytes FF D8");
     JpegHeader header;
     size_t at = 2;
     for (;;) {
-        if (at >= size) throw JpegError("truncated: ends before the scan");
-        if (data[at] != 0xFF) throw JpegError("corrupt: no marker where one is due");
+        if (at >= size) throw JpegError("truncated: the file ends within its header");
+        if (data[at] != 0xFF) throw JpegError("corrupt: no marker at byte " + std::to_string(at));
         while (at < size && data[at] == 0xFF) ++at;
-        if (at >= size) throw JpegError("truncated: ends before the scan");
+        if (at >= size) throw JpegError("truncated: the file ends within its header");
         const int marker = data[at++];
-        if (marker == kEoi) throw JpegError("truncated: EOI before the scan");
-        if (marker == kStuffing || stands_alone(marker)) throw JpegError("corrupt: marker out of place");
-        if (size - at < 2) throw JpegError("truncated: ends before the scan");
+        if (marker == kEoi) throw JpegError("truncated: the end marker (EOI) follows the header");
+        if (marker == kStuffing || stands_alone(marker))
+            throw JpegError("corrupt: the marker before byte " + std::to_string(at) +
+                            " can't be in a header");
+        if (size - at < 2) throw JpegError("truncated: the file ends within its header");
         const auto length = static_cast<size_t>(read16(data + at));
-        if (length < 2) throw JpegError("corrupt: length of a marker");
-        if (size - at < length) throw JpegError("truncated: ends before the scan");
+        if (length < 2)
+            throw JpegError("corrupt: the segment length at byte " + std::to_string(at) + " is less than 2");
+        if (size - at < length) throw JpegError("truncated: the file ends within its header");
         const MarkerBody body{marker, data + at + 2, length - 2};
         if (is_sof(marker)) {
             read_sof(header, body, at + 2);
         } else if (marker == kDri) {
-            if (body.length != 2) throw JpegError("corrupt: length of DRI");
+            if (body.length != 2)
+                throw JpegError("corrupt: the segment of the restart interval (DRI) has the wrong length");
             header.restart_interval = static_cast<uint32_t>(read16(body.data));
         } else if (marker == kApp0 && body.length >= kJfifLength && std::memcmp(body.data, "JFIF", 5) == 0) {
             header.jfif = true;
