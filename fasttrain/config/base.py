@@ -23,6 +23,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def changed(self, names: Iterable[str]) -> list[str]:
-        """Return those settings among `names` whose value differs from the default."""
+        """Return those settings among `names` that were set to another value than their default."""
         fields = type(self).model_fields
-        return [name for name in names if getattr(self, name) != fields[name].default]
+        return [name for name in names if name in self.model_fields_set and getattr(self, name) != fields[name].default]

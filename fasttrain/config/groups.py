@@ -17,7 +17,15 @@ from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.monitor import MonitorName
 from fasttrain.config.trackers import MLFLOW, Trackers
-from fasttrain.config.values import CacheSize, Fold, Progressive, RandAugment, SaveEvery
+from fasttrain.config.values import (
+    LONGEST_WARMUP,
+    CacheSize,
+    Fold,
+    Progressive,
+    RandAugment,
+    SaveEvery,
+    usual_warmup,
+)
 
 
 class DataSettings(Settings):
@@ -215,7 +223,10 @@ class OptimizationSettings(Settings):
         "cosine", description="learning-rate schedule; plateau: lower the rate when --monitor stops improving"
     )
     warmup_epochs: float = Field(
-        0.5, ge=0, description="cosine only: epochs in which the learning rate first rises linearly"
+        LONGEST_WARMUP,
+        ge=0,
+        description="cosine only: epochs in which the learning rate first rises linearly; if not given, a tenth of the "
+        "run at most",
     )
     patience: int = Field(2, ge=0, description="plateau only: epochs without improvement before the rate is lowered")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau only: factor by which the rate is lowered")
@@ -288,6 +299,8 @@ class OptimizationSettings(Settings):
                 f"give at most {self.epochs - 1}, or use linear_probe"
             )
         left = self.epochs - self.head_epochs
+        if "warmup_epochs" not in self.model_fields_set:
+            object.__setattr__(self, "warmup_epochs", usual_warmup(left))  # frozen, and still not given by anyone
         if self.warmup_epochs > left:
             available = "epochs" if not self.head_epochs else "epochs after head_epochs"
             raise ValueError(

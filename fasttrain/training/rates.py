@@ -15,6 +15,7 @@ import torch
 
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
+from fasttrain.config.values import usual_warmup
 from fasttrain.device import copy_to, release_memory, synchronize
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import trained_norms
@@ -82,10 +83,12 @@ def with_time_plan(
         epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
-    if plan.epochs < config.warmup_epochs:
-        chosen["warmup_epochs"] = float(plan.epochs)
+    warmup = config.warmup_epochs if "warmup_epochs" in given else usual_warmup(plan.epochs_that_fit)
+    chosen["warmup_epochs"] = min(warmup, float(plan.epochs))
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
+        if asked.monitor == "auto":  # labels aren't smoothed here, and the loss tells penalties apart with less noise
+            chosen["monitor"] = "val_loss"
     elif plan.head == "first":
         chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
     elif asked.head_epochs:

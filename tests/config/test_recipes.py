@@ -21,6 +21,22 @@ def test_each_recipe_is_valid_and_its_settings_are_the_runs():
     assert (accurate.rand_augment, accurate.tta, accurate.layer_decay) == (RandAugment(2, 9), "flip", 0.9)
     assert accurate.ema_decay and accurate.mixup and accurate.random_erasing and accurate.warmup_epochs
     assert not classic.warmup_epochs
+
+
+@pytest.mark.parametrize(
+    ("given", "warmup"),
+    [
+        ({"epochs": 1}, 0.1),
+        ({"epochs": 3}, 0.3),
+        ({"epochs": 50}, 0.5),
+        ({"epochs": 7, "head_epochs": 5, "recipe": "fast"}, 0.2),
+        ({"epochs": 1, "warmup_epochs": 0.5}, 0.5),
+    ],
+)
+def test_a_short_run_warms_up_for_a_tenth_of_it(given, warmup):
+    config = resolve(given)
+    assert config.warmup_epochs == pytest.approx(warmup)
+    assert "warmup_epochs" not in config.changed(["warmup_epochs"]), "at its default, or nobody's choice"
     assert set(RECIPES) == {"classic", "fast", "accurate"}
 
 

@@ -179,6 +179,7 @@ def test_a_head_that_takes_too_long_is_the_best_so_far(minutes, shard_folder, tm
     run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, "minutes": minutes}, weights=begin)
     assert [("l2" in each) for each in run.history] == [True] * (1 if minutes < 1 else 2)
     assert last_state(run.folder)["pace"]["plan"]["head"] == ("alone" if minutes < 1 else "first")
+    assert run.monitor == ("val_loss" if minutes < 1 else "top1"), "penalties differ in the loss with less noise"
 
 
 @pytest.mark.slow
