@@ -19,7 +19,8 @@ Each run is a process of its own on two cores, from the JPEGs in `../shared/clot
 weights. Its seconds begin with the process and end with the trained model. Imports, converting and each contender's own
 validation count; the evaluation of the 713 photographs doesn't. A contender that is told its epochs gets as many as
 fit. Two short runs of it, of one epoch and of two, measure that; if no more epochs fit, one of them is the first
-seed's run. A run is a line in docs/benchmarks/accuracy.jsonl. One that was killed leaves none, and is done again.
+seed's run. A run is a line in docs/benchmarks/accuracy.jsonl, a contender's two short runs are one in
+accuracy_rates.jsonl. A run that was killed leaves none, and is done again.
 
 `rates`, and runs whose length depends on the clock, need a machine that does nothing else. The others learn the same
 in so many epochs however long these take: with `--shared` their seconds are what the two short runs make expect.
@@ -86,6 +87,7 @@ class Contest:
     def __init__(self, given: argparse.Namespace) -> None:
         self.photographs, self.weights, self.side = given.photographs, given.weights, given.side
         self.scratch, self.results, self.shared = given.scratch, given.results, given.shared
+        self.rates = self.results.with_name(f"{self.results.stem}_rates.jsonl")
         if missing := [str(path) for path in (self.weights, self.photographs) if not path.exists()]:
             raise SystemExit(f"{missing[0]} is not there; see --help")
         if hasattr(os, "sched_setaffinity"):
@@ -162,24 +164,28 @@ class Contest:
 
     def rate(self, name: str) -> tuple[float, float]:
         """Return the contender's seconds to start and for an epoch, by two short runs of its own."""
-        file = self.scratch / "rates.jsonl"
-        known = [each for each in records.read(file) if each["contender"] == name and each["side"] == self.side]
-        if not known:
+        pace = self.measured(CONTENDERS[name])
+        if pace is None:
             runs = [self.start(CONTENDERS[name], SEEDS[0], epochs, 0.0) for epochs in SHORT_RUNS]
             one, two = (run["seconds"] for run in runs)
-            pace = {"start": 2 * one - two, "epoch": max(two - one, 0.1)}
-            known = [{"contender": name, "side": self.side, **pace, "runs": runs}]
-            records.append(file, known[0])
-        return known[-1]["start"], known[-1]["epoch"]
+            seconds = {"start": 2 * one - two, "epoch": max(two - one, 0.1)}
+            pace = {"contender": name, "side": self.side, **seconds, "runs": runs}
+            records.append(self.rates, pace)
+        return pace["start"], pace["epoch"]
+
+    def measured(self, contender: Contender) -> records.Record | None:
+        """Return the record of `rate` for the contender; None if there is none yet."""
+        for each in records.read(self.rates):
+            if CONTENDERS.get(each["contender"]) == contender and each["side"] == self.side:
+                return each
+        return None
 
     def short_run(self, contender: Contender, seed: int, epochs: int | None) -> dict[str, Any] | None:
         """Return the report of the run of `rate` that had this seed and as many epochs; None if there is none."""
         if not contender.epochs or seed != SEEDS[0] or epochs not in SHORT_RUNS:
             return None
-        for each in records.read(self.scratch / "rates.jsonl"):
-            if CONTENDERS.get(each["contender"]) == contender and each["side"] == self.side:
-                return dict(each["runs"][SHORT_RUNS.index(epochs)])
-        return None
+        pace = self.measured(contender)
+        return pace and dict(pace["runs"][SHORT_RUNS.index(epochs)])
 
 
 def table(runs: list[records.Record]) -> str:
