@@ -35,7 +35,7 @@ def texts() -> dict[Path, str]:
 
 
 def test_no_installation_names_the_other_project():
-    other = re.compile(r"(?<![\w-])fasttrain\[\w|pip install (?:-\S+ )*['\"]?fasttrain(?![\w-])")
+    other = re.compile(r"(?<![\w/-])fasttrain\[\w|pip install (?:-\S+ )*['\"]?fasttrain(?![\w-])")
     for wrong in ("pip install fasttrain", "pip install 'fasttrain" + "[dali]'", "`fasttrain" + "[dali]`"):
         assert other.search(wrong), wrong
     found = texts()

@@ -225,8 +225,8 @@ class OptimizationSettings(Settings):
     warmup_epochs: float = Field(
         LONGEST_WARMUP,
         ge=0,
-        description="cosine only: epochs in which the learning rate first rises linearly; if not given, a tenth of the "
-        "run at most",
+        description="cosine only: epochs in which the learning rate first rises linearly; if not given, a tenth of a "
+        "run without head_epochs at most",
     )
     patience: int = Field(2, ge=0, description="plateau only: epochs without improvement before the rate is lowered")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau only: factor by which the rate is lowered")
@@ -300,7 +300,8 @@ class OptimizationSettings(Settings):
             )
         left = self.epochs - self.head_epochs
         if "warmup_epochs" not in self.model_fields_set:
-            object.__setattr__(self, "warmup_epochs", usual_warmup(left))  # frozen, and still not given by anyone
+            usual = usual_warmup(left, head_first=self.head_epochs > 0)
+            object.__setattr__(self, "warmup_epochs", usual)  # frozen, and still given by nobody
         if self.warmup_epochs > left:
             available = "epochs" if not self.head_epochs else "epochs after head_epochs"
             raise ValueError(

@@ -83,8 +83,8 @@ def with_time_plan(
         epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
-    warmup = config.warmup_epochs if "warmup_epochs" in given else usual_warmup(plan.epochs_that_fit)
-    chosen["warmup_epochs"] = min(warmup, float(plan.epochs))
+    usual = usual_warmup(plan.epochs_that_fit, head_first=plan.head == "first")
+    chosen["warmup_epochs"] = min(config.warmup_epochs if "warmup_epochs" in given else usual, float(plan.epochs))
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
         if asked.monitor == "auto":  # labels aren't smoothed here, and the loss tells penalties apart with less noise

@@ -193,15 +193,15 @@ FAR = 2**64 - 1
 @pytest.mark.parametrize(
     ("which", "offset", "length", "said"),
     [
-        (0, 0, 101, "part 1: 101 bytes from 0 on are not inside of buffer 0, which has 100"),
-        (0, 90, 11, "11 bytes from 90 on"),
-        (0, 101, 0, "0 bytes from 101 on"),
-        (0, FAR, 1, "1 bytes from 18446744073709551615 on"),
-        (0, 2, FAR, "18446744073709551615 bytes from 2 on"),
-        (0, FAR, FAR, "not inside of buffer 0"),
+        (0, 0, 101, "part 1: 101 bytes from byte 0 on are not inside buffer 0, which has 100 bytes"),
+        (0, 90, 11, "11 bytes from byte 90 on"),
+        (0, 101, 0, "0 bytes from byte 101 on"),
+        (0, FAR, 1, "1 bytes from byte 18446744073709551615 on"),
+        (0, 2, FAR, "18446744073709551615 bytes from byte 2 on"),
+        (0, FAR, FAR, "not inside buffer 0"),
         (1, 0, 1, "buffer 1, which has 0"),
-        (2, 0, 1, "part 1: there is no buffer 2 among 2"),
-        (-1, 0, 1, "no buffer -1"),
+        (2, 0, 1, "part 1: no buffer has the number 2; there are 2, counted from 0"),
+        (-1, 0, 1, "no buffer has the number -1"),
     ],
 )
 def test_bytes_outside_of_their_buffer_are_refused(which: int, offset: int, length: int, said: str) -> None:
@@ -233,7 +233,7 @@ def test_numbers_of_other_types_are_refused_and_no_view_is_left() -> None:
     ):
         with pytest.raises(TypeError):
             native.crc32s([data], *wrong)
-    with pytest.raises(ValueError, match="not inside of buffer"):
+    with pytest.raises(ValueError, match="not inside buffer"):
         native.crc32s([data], which, ends, ends)
     with pytest.raises(BufferError):
         native.crc32s([memoryview(data)[::2]], which, ends - ends, ends - ends)

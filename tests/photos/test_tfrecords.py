@@ -153,11 +153,12 @@ def test_damaged_files_are_refused_and_damaged_records_are_broken_photographs(tm
     assert source.read(0) == JPEG + b"\0" * 5000
     with pytest.raises(OSError, match="a record's checksum differs"):
         source.read(1)
-    for end, count in ((-1, 2), (-third - 2, 1), (third + 7, 1), (1000, 0), (7, 0)):
+    one, two, none = "1 record", "2 records", "0 records"
+    for end, count in ((-1, two), (-third - 2, one), (third + 7, one), (1000, none), (7, none)):
         path.write_bytes(whole[:end])
-        assert f"a.tfrecord: truncated after {count} records; copy it again" in refused(path)
+        assert f"a.tfrecord: truncated after {count}; copy it again" in refused(path)
     path.write_bytes(whole[:third] + b"\7" + whole[third + 1 :])
-    assert "damaged after 1 record  (a length's checksum differs)" in refused(path)
+    assert "damaged after 1 record (a length's checksum differs)" in refused(path)
     path.write_bytes(b"text that is no TFRecord")
     assert "not a TFRecord" in refused(path)
     path.write_bytes(b"")
