@@ -12,7 +12,7 @@ from fasttrain.evaluation.metrics import Evaluation
 
 REPLICATES = 2000
 _SET_REPLICATES = (100, 500)  # fewer for large splits: each replicate sums up all scores anew
-_SET_SCORES = 500_000_000  # a few seconds' work
+_SET_SCORES = 500_000_000  # the scores in all replicates together, at most: a few seconds of work
 _TAIL = 0.025  # the share outside a 95 % interval, on each side
 _SEED = 0
 
@@ -56,7 +56,9 @@ def with_set_intervals(evaluation: SetEvaluation, predictions: SetPredictions) -
     if not len(present):
         return evaluation
     drawn = _drawn_precisions(predictions.labels[:, present], predictions.probabilities[:, present])
-    bounds = np.nanquantile(np.column_stack([drawn, np.nanmean(drawn, axis=1)]), [_TAIL, 1 - _TAIL], axis=0).T.tolist()
+    with np.errstate(invalid="ignore"):  # 0 / 0 in a replicate without any of the classes
+        means = np.nansum(drawn, axis=1) / np.isfinite(drawn).sum(1)
+    bounds = np.nanquantile(np.column_stack([drawn, means]), [_TAIL, 1 - _TAIL], axis=0).T.tolist()
     classes = list(evaluation.classes)
     for label, (low, high) in zip(present.tolist(), bounds[:-1], strict=True):
         classes[label] = replace(classes[label], ap_interval=(low, high))

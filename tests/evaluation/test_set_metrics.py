@@ -62,6 +62,17 @@ def test_intervals_are_those_of_photographs_drawn_one_by_one(decimals: int) -> N
     assert low < result.map < high and "map_interval" not in result.scalars()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_replicate_without_a_rare_class_is_left_out_of_its_interval() -> None:
+    truth = np.zeros((20, 2), np.bool_)
+    truth[3, 0] = True
+    scores = np.linspace(0.1, 0.9, 40, dtype=np.float32).reshape(20, 2)
+    found = SetPredictions(np.arange(20), truth, scores)
+    result = with_set_intervals(evaluate_sets(found, list("ab"), 0.3), found)
+    low, high = result.map_interval or (1, 0)
+    assert 0 < low < result.map < high < 1 and result.map_interval == result.classes[0].ap_interval
+
+
 @pytest.mark.parametrize("decimals", [8, 1])
 def test_average_precision_is_scikit_learns_to_the_last_bit(decimals: int) -> None:
     for seed in range(20):
