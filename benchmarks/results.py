@@ -72,8 +72,8 @@ def draw_bars(path: Path, title: str, rates: dict[str, float], decode: float) ->
     for place, name in enumerate(names):
         text, how = f"{rates[name]:,.0f}", {"ha": "right", "va": "center", "fontsize": 9.5}
         axes.annotate(text, (1, place), (46, 0), axes.get_yaxis_transform(), "offset points", **how)
-    said = f"the most that a full decode of 512 px can do: {decode:,.0f}"
-    axes.annotate(said, (decode, 1), (0, 3), axes.get_xaxis_transform(), "offset points", color=DECODE, fontsize=9)
+    caption = f"the most that a full decode of 512 px can do: {decode:,.0f}"
+    axes.annotate(caption, (decode, 1), (0, 3), axes.get_xaxis_transform(), "offset points", color=DECODE, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     axes.set_xlabel("images a second")
     axes.set_xlim(0, max(rates.values()))

@@ -43,10 +43,10 @@ def draw(out: Path, folder: Path, commands: list[str]) -> None:
             console.print(Text.from_ansi("\n".join(lines)))
     # A page that shows the picture loads no fonts for it.
     picture = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="fasttrain"), flags=re.DOTALL)
-    out.write_text(with_whole_last_line(picture), "utf-8")
+    out.write_text(with_complete_last_line(picture), "utf-8")
 
 
-def with_whole_last_line(picture: str) -> str:
+def with_complete_last_line(picture: str) -> str:
     """Return Rich's SVG with a taller clipping rectangle, which otherwise cuts the feet off the last line's letters."""
     return _CLIP.sub(lambda found: f"{found[1]}{float(found[2]) + _FEET:g}", picture)
 

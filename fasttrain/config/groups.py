@@ -301,7 +301,7 @@ class OptimizationSettings(Settings):
         left = self.epochs - self.head_epochs
         if "warmup_epochs" not in self.model_fields_set:
             usual = usual_warmup(left, head_first=self.head_epochs > 0)
-            object.__setattr__(self, "warmup_epochs", usual)  # frozen, and still given by nobody
+            object.__setattr__(self, "warmup_epochs", usual)  # frozen; it must not count as given
         if self.warmup_epochs > left:
             available = "epochs" if not self.head_epochs else "epochs after head_epochs"
             raise ValueError(

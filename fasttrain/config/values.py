@@ -226,7 +226,7 @@ def usual_warmup(epochs: float, *, head_first: bool) -> float:
 
     It is half an epoch, but at most a tenth of the run. EfficientNet-Lite0 on photographs of clothing reached 77 %
     after a single epoch with a tenth, and 64 % with half of it (one seed). `head_first`: the classifier is fitted
-    before. Then it is half an epoch in short runs, too, because great steps at once destroy the features that fit the
-    classifier: 87 % after a single epoch, and 84 % with a tenth.
+    before. Then it is half an epoch in short runs, too, because large steps at the start destroy the features that the
+    classifier was fitted to: 87 % after a single epoch, and 84 % with a tenth.
     """
     return min(LONGEST_WARMUP, epochs if head_first else epochs / 10)

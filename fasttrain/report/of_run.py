@@ -62,6 +62,7 @@ def report_of_run(
     history = result.history
     seconds = sum(record["epoch_seconds"] for record in history)
     waited = sum(record["wait_share"] * record["epoch_seconds"] for record in history)
+    waiting = waited / seconds if seconds else 0.0
     rate = sum(record["img/s"] for record in history) / len(history)
     count = sum(parameter.numel() for parameter in model.parameters())
     probe, best = is_probe(history), f"{result.best_epoch} of {len(history)}, {result.chosen_by}"
@@ -71,8 +72,7 @@ def report_of_run(
         *([("weights", result.averaged.description)] if result.averaged is not None else []),
         *([] if probe else _phase_facts(history)),
         ("time", duration(result.seconds)),
-        *([] if probe else [("training speed", f"{rate:,.0f} images/s")]),
-        *([] if probe else [("waiting for data", percent(waited / seconds if seconds else 0.0))]),
+        *([] if probe else [("training speed", f"{rate:,.0f} images/s"), ("waiting for data", percent(waiting))]),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
         ("image size", _image_size(config, spec)),
         *_data_facts(shards),

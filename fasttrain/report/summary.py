@@ -230,7 +230,7 @@ def run_summary(
     for path in (each for each in artifacts if each.suffix in _SHOWN):
         places.add_row("", Text(f"{_below(path, result.folder)}, {_SHOWN[path.suffix]}"))
     if more := sum(each.suffix not in _SHOWN for each in artifacts):
-        places.add_row("", f"and {more} more file{'s' * (more > 1)}")
+        places.add_row("", f"and {counted(more, 'more file')}")
     if tracker.uri is not None:
         places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
         places.add_row("MLflow store", _path(tracker.uri))
