@@ -102,10 +102,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder next to `path`. Its files are moved next to `path` once all are on the disk.
+    """Write the file `path` and others beside it: yield an empty temporary folder in which to write them.
 
-    The file with the name of `path` is moved last: if it exists, so do the others. Raises OSError if the folder can't
-    be written.
+    When the context ends without an error, the files are synced to the disk and moved to the folder of `path`. The file
+    `path` itself is moved last: if it exists, so do the others. Raises OSError if the folder can't be written.
     """
     temporary = temporary_for(path)
     _clear_abandoned(path)

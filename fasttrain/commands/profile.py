@@ -47,7 +47,8 @@ def profile(
 
     `config` and `settings` are those of `train`. `steps`: the number of steps to measure, after a few warm-up steps.
     `picture`: a PNG file to write; no other file is created. `console` shows the progress; None shows nothing. With
-    `progressive` the steps have the last image size. Raises UserError, also for settings without training steps.
+    `progressive` the steps have the final, greatest image size. Raises UserError as `train` does, and for settings
+    without training steps.
     """
     picture = None if picture is None else user_path(picture)
     console = console or make_console(quiet=True)

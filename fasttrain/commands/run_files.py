@@ -36,7 +36,7 @@ def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bo
 def reset_best(state: TrainingState, main: bool) -> None:
     """Forget the best epoch. If `state` is at the end of an epoch, that epoch becomes the best so far.
 
-    `main`: this is rank 0, which keeps the weights.
+    `main`: whether this process is rank 0, the only one that keeps a copy of the best weights.
     """
     state.early_stopping.forget()
     if state.at_end_of_epoch and state.history:

@@ -116,7 +116,7 @@ class _Search:
     def run(self, trials: int, timeout: float | None) -> TuneResult:
         """Run trials until the study has `trials` of them, or `timeout` seconds have passed. Return the result."""
         began = time.monotonic()
-        self.console.print(f"data: {self.config.data}: {photographs_of(self.shards)}", soft_wrap=True)
+        self.console.print(f"data: {self.config.data}, {photographs_of(self.shards)}", soft_wrap=True)
         self._enqueue_killed_trials()
         given = {name: getattr(self.config, name) for name in _SEARCHED}
         if not self.study.trials and self.space.holds(given):

@@ -19,6 +19,7 @@ from fasttrain.checkpoint.spec_file import spec_of
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.cores import usable_cores
 from fasttrain.errors import UserError
+from fasttrain.evaluation.openvino_cpu import compile_for_cpu
 from fasttrain.evaluation.runtime import Runtime
 from fasttrain.extras import require
 from fasttrain.model.spec import ModelSpec
@@ -92,10 +93,9 @@ class OpenVinoRuntime(ExportedRuntime):
         require(str(path), "openvino", "openvino")
         import openvino
 
-        core = openvino.Core()
         try:
-            model = core.read_model(path)
-            self._compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": usable_cores()})
+            model = openvino.Core().read_model(path)
+            self._compiled = compile_for_cpu(model, {"INFERENCE_NUM_THREADS": usable_cores()})
         except RuntimeError as error:
             raise _open_error(path, "OpenVINO", error) from error
         self._input = model.inputs[0].element_type.to_dtype()
@@ -104,8 +104,7 @@ class OpenVinoRuntime(ExportedRuntime):
         return {key: value.astype(str) for key, value in model.get_rt_info(["fasttrain"]).astype(dict).items()}
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
-        logits: NDArray[Any] = self._compiled.create_infer_request().infer({0: images})[0]
-        return logits
+        return self._compiled(images)
 
 
 def open_exported(path: Path, interpolation: Interpolation | None = None) -> ExportedRuntime:

@@ -52,7 +52,7 @@ class Prediction:
 
     @property
     def answer(self) -> str:
-        """The likeliest class, or "unknown"."""
+        """The likeliest class, or "unknown" if its probability is below the reject threshold."""
         return UNKNOWN if self.unknown else self.classes[0]
 
     def to_dict(self) -> dict[str, Any]:

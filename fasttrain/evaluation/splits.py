@@ -80,9 +80,12 @@ def batches(
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
     """Yield `(images, labels, ids)` for the photographs `ids`, without shuffling, as `fasttrain.Loader` does.
 
-    `ids`: int64 [n], row numbers of the shards' index. `crop`: the crop, or the size of a centre crop in pixels.
-    `options`: other arguments of `Loader`. This process gets all photographs, even under `torch.distributed`.
-    Photographs of different splits come one split after the other, because FFCV's files hold one split each.
+    `ids`: int64 [n], row numbers of the shards' index. `crop`: a crop as `Loader` takes it, or the side of a centre
+    crop in pixels. `options`: other arguments of `Loader`. This process gets all photographs, even under
+    `torch.distributed`.
+
+    The order is that of `ids` within each split, one split after the other, because FFCV's files hold one split each.
+    So match results to photographs by the `ids` that are yielded.
     """
     from fasttrain.data.crops import as_crop
     from fasttrain.data.loader import Loader

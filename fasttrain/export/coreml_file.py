@@ -23,9 +23,10 @@ _CONVERTER = "com.github.apple.coremltools."  # begins the names of what the con
 
 
 class CoreMl(Format):
-    """A zipped `.mlpackage`: input `images`, a picture or normalized floats; output `logits`.
+    """A zipped `.mlpackage` with the output `logits`. Weights and arithmetic are float16.
 
-    Weights and arithmetic are float16. The metadata are `user_defined_metadata`, as text or JSON.
+    The input `images` is a picture if the model takes uint8 pixels, and otherwise an array of normalized floats. The
+    metadata are `user_defined_metadata`: strings as they are, other values as JSON.
     """
 
     suffix = ".mlpackage.zip"

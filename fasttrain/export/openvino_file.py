@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from fasttrain.evaluation.openvino_cpu import compile_for_cpu
 from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
 from fasttrain.export.onnx_file import Onnx
 
@@ -60,14 +61,9 @@ class OpenVino(Format):
     def open(self, path: Path, threads: int) -> Run:
         import openvino
 
-        compiled = openvino.Core().compile_model(
-            path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        )
-
-        def run(images: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(compiled([images.numpy()])[0].copy())
-
-        return run
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        compiled = compile_for_cpu(openvino.Core().read_model(path), options)
+        return lambda images: torch.from_numpy(compiled(images.numpy()).copy())
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         import openvino

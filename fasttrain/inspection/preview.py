@@ -78,9 +78,9 @@ def preview(
 ) -> Preview:
     """Draw the first `count` photographs of an epoch as the model sees them, before normalization.
 
-    For the split "train" they are cropped and augmented as in `epoch` (from 0). For another `split` they are as in
-    evaluation. `compare`: names of loaders; each gets a row with the same photographs, and those that can't run here
-    are listed in `unavailable`. Raises UserError if there are no photographs, or if no loader can run.
+    For the split "train" they are cropped and augmented as in `epoch`, counted from 0. For another `split` they are as
+    in evaluation. `compare`: names of loaders; each gets a row with the same photographs. The result's `unavailable`
+    names those that can't run here. Raises UserError if there are no photographs, or if no loader can run.
     """
     check_split(split)
     config, _ = with_default_weights(config)

@@ -115,7 +115,10 @@ class Loader(ABC):
         )
 
     def plans(self) -> list[EpochPlan]:
-        """Return the plan of each view for the current epoch. All plans have the same samples."""
+        """Return the current epoch's plans, one for each view: a view is an augmented copy of every photograph.
+
+        A plan holds the order of the samples and their crops. All plans have the same samples in the same order.
+        """
         first, settings = self.plan(), self.settings
         seed, epoch, sizes = settings.seed, self.epoch, self.shards.sizes()
         return [first] + [

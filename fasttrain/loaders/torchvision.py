@@ -48,7 +48,9 @@ class TorchvisionLoader(ShardLoader):
         if settings.workers and getattr(multiprocessing.current_process(), "_inheriting", False):
             # This process is itself a worker that imports the script that started it. Python also refuses to start
             # workers here, but only later, when there is already a second run folder.
-            raise UserError(f"this script starts worker processes while one of them imports it; {UNGUARDED}")
+            raise UserError(
+                f"each worker process imports this script, and the import itself starts worker processes; {UNGUARDED}"
+            )
         self._planned: list[Batch] = []  # the "indices" are complete batches, so that workers keep no state
         self._batches = DataLoader(
             _DecodedBatches(shards),

@@ -69,8 +69,8 @@ def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
 def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Update the batch counts of all `norms` in training mode with one operation instead of one per layer.
 
-    `norms` are the layers that `counting_norms` returns. Run the forward pass in this context. In it, the layers have
-    no counts.
+    Run the forward pass in this context. The counts are `num_batches_tracked`, which is None for these layers within
+    the context. `norms` are the layers that `counting_norms` returns.
     """
     training = [each for each in norms if each.training and each.track_running_stats]
     counts = [count for each in training if (count := each._buffers[_COUNT]) is not None]

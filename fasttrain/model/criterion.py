@@ -30,7 +30,10 @@ class SetCrossEntropy(torch.nn.Module):
         return each.mean() if self.reduction == "mean" else each
 
     def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each class, float [n, classes]. `targets`, float [n, classes], are not smoothed here."""
+        """Return the loss of each class of each sample, float [n, classes], without reducing it.
+
+        `targets`: float [n, classes], used as given. `forward` smooths them first.
+        """
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="none")
 
 

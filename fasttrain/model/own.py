@@ -39,7 +39,7 @@ def create_own(
     for setting, rate in (("drop_rate", drop_rate), ("drop_path", drop_path)):
         if rate and setting not in parameters:
             raise UserError(
-                f"{setting} = {rate:g}: model = {name} has no parameter of that name; add one, or leave it out"
+                f"{setting} = {rate:g}: model = {name} takes no argument {setting}; add it, or leave {setting} out"
             )
     if isinstance(maker, torch.nn.Module):
         return maker

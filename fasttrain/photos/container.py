@@ -187,10 +187,10 @@ def _split_of(name: str) -> int | None:
 
 
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
-    """Return whether `source` is a file whose name `match` finds, a pattern with braces for such files, or a folder
-    with such files.
+    """Return whether `source` gives files whose names match `match`.
 
-    A folder with subfolders counts only if every subfolder has such files.
+    It may be one such file, a brace pattern of their paths (`data-{000..009}.tar`), or a folder that has some. A folder
+    with subfolders counts only if every subfolder has some.
     """
     path = user_path(source)
     if not path.is_dir():

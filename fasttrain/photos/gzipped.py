@@ -66,7 +66,7 @@ class Gzipped(Container):
         return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:
-        """Return the nearest saved point before byte `start`."""
+        """Return a copy of the last saved place at or before byte `start` of the decompressed content."""
         return self._points[bisect.bisect_right(self._points, start, key=lambda place: place.out) - 1].copy()
 
     def step(self, place: _Place) -> bytes:

@@ -287,7 +287,8 @@ def _path_column(table: Table, place: _Place) -> int:
 def label_column(table: Table, path: int) -> int:
     """Return the position of the column of labels, which is found by its name.
 
-    If the columns have no names, it is the column next to `path`.
+    If the columns have no names, it is the one to the right of the column of paths, or else the one to its left.
+    `path`: the position of the column of paths.
 
     Raises UserError if no column, or if several columns, may be the label.
     """

@@ -216,8 +216,11 @@ class BarPart:
 
 
 def reliability_parts(calibration: Calibration) -> tuple[BarPart, BarPart, BarPart]:
-    """Return the three parts of each bar: from 0 to the smaller of accuracy and confidence, from there to the
-    confidence, and from there to the accuracy."""
+    """Return the three parts of each bar, as they are stacked.
+
+    The first ends at the smaller of accuracy and confidence. The second goes from there up to the confidence, the third
+    from there up to the accuracy. At least one of these two is empty.
+    """
     occupied = calibration.counts > 0
     accuracy, confidence = calibration.accuracy[occupied], calibration.confidence[occupied]
     smaller = np.minimum(accuracy, confidence)

@@ -234,7 +234,7 @@ def mistake_maps(
 
     if spec.multi_label or shards.raw:
         raise UserError(
-            "--explain: the report has no maps for multi-label models and for raw shards; leave out --explain"
+            "--explain: class-activation maps can't be drawn for multi-label models or from raw shards; leave it out"
         )
     crop = evaluation_crop(spec.geometry)
     preprocess = NormalizePixels(spec.mean, spec.std, channels_last=True).to(device)

@@ -28,7 +28,7 @@ class Limits:
 
     @property
     def silence(self) -> float:
-        """The time to wait for the client of a connection, in seconds: see `connection_type`."""
+        """How long a client may leave its connection idle before the server closes it, in seconds."""
         return min(self.timeout, 10.0)
 
 

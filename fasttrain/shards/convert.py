@@ -134,7 +134,7 @@ def convert(
     place = destination(default_out(str(source)) if out is None else out)
     if not isinstance(place, Folder) and "beton" in formats:
         raise UserError(
-            f"--format {format} works only with a local --out; give a folder, then copy it: --out {out} is a URL"
+            f"--out {out}: --format {format} can't be written to a URL; give a local folder, and copy it there"
         )
     if append and overwrite:
         raise UserError("--append and --overwrite can't be used together; leave out one of them")

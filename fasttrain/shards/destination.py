@@ -61,7 +61,7 @@ class Destination(Protocol):
         """Return the names of the files and folders in `folder`, sorted."""
 
     def shards(self) -> dict[str, FileState]:
-        """Return the state of each regular file that may belong to a shard, by its name."""
+        """Return the size and stamp of each regular file directly in the folder, such as the shards, by name."""
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes. Raises FileNotFoundError if it doesn't exist."""

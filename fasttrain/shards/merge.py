@@ -135,7 +135,7 @@ def _jobs(folder: Destination, summary: dict[str, Any]) -> list[ShardJob]:
         known = SHARD_NAME.fullmatch(name)
         if not (split in (0, 1, 2) and known and known["split"] == SPLITS[split] and 0 < rows <= _MOST_ROWS):
             raise UserError(
-                f"{folder}: its {_SUMMARY} names {str(name)[:40]!r}, which is not a shard; convert it again"
+                f"{folder}: its {_SUMMARY} lists {str(name)[:40]!r}, not a shard's name; convert this part again"
             )
         jobs.append(ShardJob(name, split, np.arange(rows)))
     return jobs

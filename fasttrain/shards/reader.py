@@ -261,7 +261,7 @@ class ShardSet:
         return Located(mapped, which.astype(np.int32), offsets, lengths)
 
     def locate_shards(self, numbers: list[int]) -> Located:
-        """Return the positions of the bytes of complete shards. `numbers` are positions in manifest.shards."""
+        """Return where the bytes of entire shards lie. `numbers`: the shards, as indices into `manifest.shards`."""
         mapped = [self._shard(number) for number in numbers]
         lengths = np.array([len(each) for each in mapped], np.uint64)
         return Located(mapped, np.arange(len(mapped), dtype=np.int32), np.zeros_like(lengths), lengths)

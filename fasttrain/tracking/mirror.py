@@ -67,7 +67,7 @@ class Mirror(ABC):
         return self.place() if self._opened else "not opened yet"
 
     def start(self) -> None:
-        """Start the thread that delivers."""
+        """Start the thread that sends the record to the store."""
         self._thread.start()
 
     def notify(self) -> None:

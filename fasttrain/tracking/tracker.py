@@ -120,13 +120,15 @@ class Tracker(NullTracker):
         report: Callable[[str], None] | None = None,
         delayed: bool = False,
     ) -> Tracker:
-        """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` identifies.
+        """Start a run, or continue an earlier one: that of `run_id`, of `uuid`, or of `tracking.json` in `folder`.
 
         `experiment`, `run_name`: by default MLflow's variables MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, and
-        MLFLOW_RUN_NAME; without these "fasttrain" and the folder's name. A new run becomes the run MLFLOW_RUN_ID if
-        that is set, as `mlflow run` expects. `params`: settings, any number and length. A continued run keeps its
-        earlier ones in MLflow, and gets the tag `changed.NAME` for each that differs. `folder`: the run's own. Runs in
-        the folders beside it that wait for the same store are delivered, too.
+        MLFLOW_RUN_NAME; without these "fasttrain" and the folder's name. If MLFLOW_RUN_ID is set, a new run is recorded
+        in the MLflow run of that ID, as `mlflow run` expects.
+
+        `params`: settings, any number and length. A continued run keeps its earlier ones in MLflow, and gets the tag
+        `changed.NAME` for each that differs. `folder`: the run folder. Earlier runs in the folders beside it that the
+        same store hasn't received completely are sent now, too.
 
         `uri`: MLflow's tracking URI; by default the store where the run was tracked before, else $MLFLOW_TRACKING_URI,
         else `mlflow.db` in the working directory, with artifacts beside it in `mlartifacts`. `report`: receives one
@@ -190,7 +192,7 @@ class Tracker(NullTracker):
         self._save()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Log the files at `paths`, which are in the run's folder, once they exist."""
+        """Log the files at `paths`, which are in the run folder. Call this after they are written."""
         self._record.log_artifacts(paths)
         self._save()
 

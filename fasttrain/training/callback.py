@@ -124,7 +124,7 @@ class RunView:
         """The metrics of the epoch, including what was logged with `log`.
 
         After a step they are this rank's `train_loss` and `train_top1` so far (`train_subset_accuracy` for multi-label
-        data); reading them waits for the device. After an epoch they are its record.
+        data); reading them waits for the device. After an epoch they are all values of its record in `history.json`.
         """
         if self._record is not None:
             return {**self._record, **self._logged}

@@ -68,7 +68,7 @@ class SetFocalLoss(SetCrossEntropy):
         self.gamma = gamma
 
     def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each class, float [n, classes]."""
+        """Return the loss of each class of each sample, float [n, classes], without reducing it."""
         # For a gamma below 1 the power of 0 has no finite gradient.
         there, absent = (
             -F.logsigmoid(each) * torch.sigmoid(-each).clamp_min(torch.finfo(each.dtype).tiny) ** self.gamma

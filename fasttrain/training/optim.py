@@ -146,7 +146,10 @@ class Schedule:
             self._onecycle.step()
 
     def move_to(self, progress: float) -> None:
-        """Set the learning rate for a given share of the run, in [0, 1], regardless of the steps so far."""
+        """Set the learning rate for the moment at which `progress` of the run is done, whatever the steps so far.
+
+        `progress`: a share, in [0, 1].
+        """
         self._position = progress * self._total
         self._place()
 

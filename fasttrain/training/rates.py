@@ -65,7 +65,8 @@ def with_time_plan(
         )
         rates, spent = ranks.from_main(lambda: (measured, elapsed()))
         head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
-        work = _work(parts, config, head_epochs)
+        no_head = _why_no_head(parts, config) if head_epochs else ""
+        work = _work(parts, config, head=head_epochs > 0 and not no_head)
     finally:
         parts.loaders.close()
     device = parts.device
@@ -93,8 +94,9 @@ def with_time_plan(
         chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
     elif asked.head_epochs:
         raise UserError(
-            f"head_epochs = {asked.head_epochs}: minutes = {asked.minutes:g} leaves no time for them, or features "
-            "can't be cached here; leave head_epochs out"
+            f"head_epochs = {asked.head_epochs}: "
+            + (f"with --minutes they train on cached features, and {no_head}" if no_head else "--minutes is too short")
+            + "; leave head_epochs out"
         )
     return replace(start, config=config.model_copy(update=chosen)), plan
 
@@ -173,10 +175,15 @@ def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> 
     return [own, *smaller], sides
 
 
-def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
+def _why_no_head(parts: RunParts, config: TrainConfig) -> str:
+    """Return why the head can't be fitted before the rest, or "" if it can."""
+    if not (config.pretrained or config.weights is not None):
+        return "without pretrained weights features mean nothing"
+    return needs_pixels(config, parts.model, parts.ranks)
+
+
+def _work(parts: RunParts, config: TrainConfig, *, head: bool) -> Work:
     loaders, ranks = parts.loaders, parts.ranks
-    known = config.pretrained or config.weights is not None
-    head = known and head_epochs > 0 and not needs_pixels(config, parts.model, ranks)
     tta = 2 if config.tta == "flip" else 1
 
     def each(loader: object) -> int:

@@ -181,9 +181,9 @@ class Step:
         return loss, logits, targets
 
     def update(self, state: TrainingState) -> None:
-        """Clip the gradient, check that it is finite, and update the weights if it is.
+        """Clip the gradient and update the weights, unless the gradient isn't finite.
 
-        Then update the schedule and the EMA.
+        The schedule and the EMA are updated in both cases.
         """
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)

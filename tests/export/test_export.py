@@ -13,6 +13,7 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.commands.evaluate import evaluate
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.export.photographs import some_photographs
@@ -37,10 +38,10 @@ def exported(request, model_folder, shard_folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, model_folder):
+def test_the_file_gives_the_models_logits_for_any_number_of_photographs(exported, model_folder, shard_folder):
     name, result = exported
     model, spec = load_trained(model_folder)
-    pixels = torch.randint(0, 256, (32, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels, _ = some_photographs(shard_folder, 32, evaluation_crop(spec.geometry))
     with torch.inference_mode():
         expected = model(NormalizePixels(spec.mean, spec.std, channels_last=False)(pixels))
     run = make_format(name).open(result.path, 1)

@@ -284,7 +284,7 @@ def test_what_cannot_be_a_destination_is_said(mixed, tmp_path):
         convert(mixed, Path("s3://bucket/shards"), progress=False)
     with pytest.raises(UserError, match=r"--out https://127.0.0.1:1/shards: a web server can't be written to"):
         convert(mixed, "https://127.0.0.1:1/shards", progress=False)
-    with pytest.raises(UserError, match="--format tar,beton works only with a local --out"):
+    with pytest.raises(UserError, match="--format tar,beton can't be written to a URL"):
         convert(mixed, "memory://bucket/betons", format="tar,beton", progress=False)
 
 

@@ -303,8 +303,8 @@ def test_each_mistake_is_one_line_before_training(model, said, shard_folder, tmp
     [
         ({"freeze": 1}, r"freeze = 1: SmallNet has no group_matcher\(\) to find its blocks"),
         ({"linear_probe": True}, "linear_probe works with timm's models only"),
-        ({"drop_rate": 0.5}, r"drop_rate = 0.5: model = SmallNet\(\) has no parameter of that name"),
-        ({"drop_path": 0.5}, r"drop_path = 0.5: model = SmallNet\(\) has no parameter of that name"),
+        ({"drop_rate": 0.5}, r"drop_rate = 0.5: model = SmallNet\(\) takes no argument drop_rate; add it"),
+        ({"drop_path": 0.5}, r"drop_path = 0.5: model = SmallNet\(\) takes no argument drop_path; add it"),
         ({"grad_checkpointing": True}, "grad_checkpointing: SmallNet does not support it"),
         ({"callbacks": [Counter]}, "callbacks has the class Counter; give objects"),
         ({"callbacks": [print]}, "callbacks has a builtin_function_or_method; give objects"),

@@ -1,0 +1,49 @@
+"""Run OpenVINO models on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import openvino
+
+_LEAST_SIDE = 96  # px
+
+
+def compile_for_cpu(model: openvino.Model, options: dict[str, Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a function that takes a batch of the model's images and returns its logits. Threads may share it.
+
+    An integer model for images of less than 96 px is compiled again for each batch size. If such a model is compiled
+    for any batch size, it ends the process on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
+
+    `options`: OpenVINO's properties of the CPU. Raises RuntimeError if the model can't be compiled.
+    """
+    import openvino
+
+    core = openvino.Core()
+
+    def compiled(made: openvino.Model) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        of_model = core.compile_model(made, "CPU", options)
+        return lambda images: of_model.create_infer_request().infer({0: images})[0]
+
+    if not _crashes_with_any_batch_size(model):
+        return compiled(model)
+    of_size: dict[tuple[int, ...], Callable[[NDArray[Any]], NDArray[Any]]] = {}
+
+    def run(images: NDArray[Any]) -> NDArray[Any]:
+        if images.shape not in of_size:
+            fixed = model.clone()
+            fixed.reshape(list(images.shape))
+            of_size[images.shape] = compiled(fixed)
+        return of_size[images.shape](images)
+
+    return run
+
+
+def _crashes_with_any_batch_size(model: openvino.Model) -> bool:
+    side = model.inputs[0].partial_shape[2]  # the width in [n, H, W, 3], the height in [n, 3, H, W]
+    small = side.is_static and side.get_length() < _LEAST_SIDE
+    return small and any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
