@@ -95,7 +95,7 @@ class OpenVinoRuntime(ExportedRuntime):
 
         try:
             model = openvino.Core().read_model(path)
-            self._compiled = compile_for_cpu(model, {"INFERENCE_NUM_THREADS": usable_cores()})
+            self._compiled = compile_for_cpu(model, usable_cores())
         except RuntimeError as error:
             raise _open_error(path, "OpenVINO", error) from error
         self._input = model.inputs[0].element_type.to_dtype()

@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 _LEAST_SIDE = 96  # px
 
 
-def compile_for_cpu(model: openvino.Model, options: dict[str, Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def compile_for_cpu(model: openvino.Model, threads: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return a function that takes a batch of the model's images and returns its logits. Threads may share it.
+
+    It calculates in float32, because OpenVINO's own choice on CPUs with AMX, bfloat16, changes answers.
 
     An integer model for images of less than 96 px is compiled again for each batch size. If such a model is compiled
     for any batch size, it ends the process on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
 
-    `options`: OpenVINO's properties of the CPU. Raises RuntimeError if the model can't be compiled.
+    `threads`: the number of threads that calculate. Raises RuntimeError if the model can't be compiled.
     """
     import openvino
 
     core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
 
     def compiled(made: openvino.Model) -> Callable[[NDArray[Any]], NDArray[Any]]:
         of_model = core.compile_model(made, "CPU", options)

@@ -75,16 +75,13 @@ class Onnx(Format):
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write `model` to `path`, and delete all other files in its folder.
-
-    Weights of more than 1.8 GB go to a second file.
-    """
+    """Write `model` to `path`. Weights of more than 1.8 GB go to a second file, `path` with `.data` behind its name."""
     import onnx
 
-    for each in path.parent.iterdir():
-        each.unlink()
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)  # otherwise the weights would be appended to it
     size = sum(len(each.raw_data) for each in model.graph.initializer)
-    onnx.save(model, str(path), save_as_external_data=size > _MOST_IN_ONE_FILE, location=f"{path.name}.data")
+    onnx.save(model, str(path), save_as_external_data=size > _MOST_IN_ONE_FILE, location=data.name)
     onnx.checker.check_model(str(path), full_check=True)
 
 

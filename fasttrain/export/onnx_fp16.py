@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ class OnnxHalf(Onnx):
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        super().write(model, examples, path, metadata)
-        half = convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
+        with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
+            plain = Path(folder) / "float.onnx"
+            super().write(model, examples, plain, metadata)
+            half = convert_float_to_float16(onnx.load(str(plain)), keep_io_types=True)
         save_onnx(half, path)

@@ -61,8 +61,7 @@ class OpenVino(Format):
     def open(self, path: Path, threads: int) -> Run:
         import openvino
 
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = compile_for_cpu(openvino.Core().read_model(path), options)
+        compiled = compile_for_cpu(openvino.Core().read_model(path), threads)
         return lambda images: torch.from_numpy(compiled(images.numpy()).copy())
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
