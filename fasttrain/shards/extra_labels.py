@@ -1,4 +1,4 @@
-"""`extra_labels.jsonl`: the values of a table's other columns for each photograph."""
+"""`extra_labels.jsonl`: for each photograph, the values of the columns that are not its path, label, split or group."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def extra_labels_file(source: Source) -> bytes:
 
 
 def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
-    """Yield the line of each photograph. `keys` has the key of each. Yields nothing if the source has no other
-    columns."""
+    """Yield the line of each photograph. `keys` has the key of each. Yields nothing if `source.extra` is empty."""
     for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
         labels = dict(zip(source.extra, cells, strict=True))
         yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"
