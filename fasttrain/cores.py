@@ -55,8 +55,8 @@ def threads_of_each(processes: int) -> dict[str, str]:
 def busy_cores_warning(sleep: Callable[[float], None] = time.sleep) -> str | None:
     """Return a clause that says how many cores other programs keep busy.
 
-    Return None if they leave enough cores free, or if the system doesn't report their load. The load is measured
-    during the call `sleep(1 / 3)`, while this process must be idle.
+    Return None if they leave enough cores free, or if the system doesn't report their load. `sleep` is called to wait
+    for a third of a second, in which the load is measured and this process must be idle.
     """
     affinity = _affinity()
     if affinity is None or (before := _busy_seconds(affinity)) is None:

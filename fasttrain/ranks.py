@@ -117,7 +117,8 @@ class Ranks:
             except (RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"rank {self.rank} of {self.size} can't join the others at {where}: {reason}"
+                    f"rank {self.rank} of {self.size} can't join the others at {where} ({reason}); check that rank 0 "
+                    "runs at this address, and that no firewall blocks it"
                 ) from error
             finally:
                 waiting.cancel()

@@ -81,7 +81,7 @@ def preview(
 
     For the split "train" they are cropped and augmented as in `epoch`, counted from 0. For another `split` they are as
     in evaluation. `compare`: names of loaders; each gets a row with the same photographs. The result's `unavailable`
-    names those that can't run here. Raises UserError if there are no photographs, or if no loader can run.
+    names loaders that can't run here. Raises UserError if there are no photographs, or if no loader can run.
     """
     check_split(split)
     config, _ = with_default_weights(config)

@@ -176,8 +176,10 @@ def release_unused_memory() -> None:
 
 
 def start_problem(device: str) -> str | None:
-    """Return one line that says why DALI can't decode on `device`, or None if it can. If DALI can, this is remembered
-    and not tested again."""
+    """Return one line that says why DALI can't decode on `device`, or None if it can.
+
+    DALI is started to find out. A success is remembered and not tested again.
+    """
     if device in _works:
         return None
     try:

@@ -47,7 +47,7 @@ def place_groups(
     each photograph's earlier split, or -1 for none. A group that has an earlier split keeps it.
 
     The largest groups are placed first, each in the split that is furthest short of photographs of the group's classes.
-    Each class gets as close to the fractions as its groups allow. Every class has training photographs, and also
+    Each class gets as close to the fractions as its groups allow. Every class has training photographs. It has
     validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}

@@ -33,8 +33,8 @@ def place_sets(
 
     The class with the fewest remaining groups is handled first, so that rare classes are divided before common ones.
     Each of its groups goes to the split that lacks most photographs of the class. If several splits lack equally many,
-    the group goes to the one that lacks most photographs in total. Every class has training photographs, and if it has
-    enough groups, it has validation and test photographs as well.
+    the group goes to the one that lacks most photographs in total. Every class has training photographs. It has
+    validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     sizes: Counter[str] = Counter()

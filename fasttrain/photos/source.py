@@ -112,8 +112,8 @@ class Source:
     - `splits`: int8 [n], 0 train, 1 val, 2 test, and -1 if `convert` decides.
     - `ignored`: (path, reason) of each file that is not a photograph.
     - `fingerprint`: "sha256:" and the hash of (path, size in bytes, split) of all photographs.
-    - `local_state`: like `fingerprint`, but also of `walk.Found.stamp`. It differs between copies of the data set, and
-      changes if a photograph is modified.
+    - `local_state`: a hash like `fingerprint`, which covers each file's `walk.Found.stamp` in addition. It differs
+      between copies of the data set, and changes if a photograph is modified.
     - `groups`: the group of each photograph, or empty.
     - `extra`: a JSON value per photograph for each further column of a table, by the column's name.
     - `notes`, `settings`, `reader`: see `notes`, `settings` and `read` in `Listing`.

@@ -26,8 +26,8 @@ def decide_splits(
 
     A photograph keeps the split that the source gives it. If the source gives none (-1), the split is drawn:
     `val_fraction` and `test_fraction`, both in [0, 1), are the shares of each class to draw, and `seed` is in [0,
-    2**63). If the source has no test photographs, they are drawn from its training photographs as well. Photographs of
-    a group stay together.
+    2**63). If the source has no test photographs, its training photographs may be drawn for testing. Photographs of a
+    group stay together.
 
     `held`, int8 [n], has the splits of an earlier conversion, which are kept, and -1 for new photographs. A new
     photograph goes to the held split of its group. If its group has none, it goes to the split that lacks most

@@ -96,7 +96,7 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
 
     Raises UserError if the shards were made with other settings, if they lack the list of their photographs
     (`splits.csv`), if they share no class with the source, or if only one of the two is multi-label. With `strict`, a
-    photograph that has changed or disappeared since its conversion raises UserError as well.
+    photograph that has changed or disappeared since its conversion raises UserError instead of being noted in `kept`.
     """
     shards = ShardSet.open(out.location)
     base = shards.manifest

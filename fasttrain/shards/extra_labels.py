@@ -22,7 +22,7 @@ def extra_labels_file(source: Source) -> bytes:
     """Return the contents of the file: a line `{"key": KEY, "labels": {COLUMN: VALUE}}` for each photograph of
     `source`.
 
-    Broken photographs have a line too, although no sample has their key.
+    Broken photographs are included, although no sample has their key.
     """
     return b"".join(extra_lines(source, make_keys(source.paths)))
 

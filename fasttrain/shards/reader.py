@@ -120,8 +120,8 @@ class LocalFiles:
 class ShardSet:
     """A data set in shards made by `convert`.
 
-    A sample's id is its row in `index`: all of train, then val, then test, and the same again for each append. A
-    ShardSet can be pickled, and it can be used after a fork: each process maps the files itself.
+    A sample's id is its row in `index`. The rows are those of train, then val, then test; the rows of each append
+    follow in the same order. A ShardSet can be pickled, and used after a fork: each process maps the files itself.
 
     - `location`: the folder or URL of the shards.
     - `folder`: the folder on this machine with the files.
