@@ -70,7 +70,7 @@ def require_one_process(reason: str) -> None:
     The message begins with `reason`, such as "lr-find runs in one process".
     """
     if place() is not None:
-        raise UserError(f"{reason}: start the command without torchrun, or unset {rank_variables()}")
+        raise UserError(f"{reason}: start the command without torchrun, or unset the variables {rank_variables()}")
 
 
 def independent_tasks_warning() -> str | None:

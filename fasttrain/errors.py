@@ -102,7 +102,7 @@ _REASONS: dict[int, tuple[str, str | None]] = {
     errno.ENOTDIR: ("one of its folders is a file", None),
     errno.EISDIR: ("is a folder, but must be a file", None),
     errno.EEXIST: ("already exists", None),
-    errno.EFBIG: ("is larger than the system allows", "raise `ulimit -f`, or choose a file system for large files"),
+    errno.EFBIG: ("exceeds the greatest file size allowed", "raise `ulimit -f`, or use a file system for large files"),
     errno.EMFILE: ("too many open files", "raise the limit (`ulimit -n 4096`), or give fewer --workers"),
     errno.ENFILE: ("too many open files on this machine", "end other programs, or raise fs.file-max"),
     errno.ENOMEM: ("out of memory", _MEMORY),
