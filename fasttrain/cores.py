@@ -31,9 +31,10 @@ def cores_of_process() -> int:
 def set_up_openmp() -> None:
     """Adapt OpenMP, whose threads torch computes with, to a shared machine. Call this before torch is imported.
 
-    Limit its threads to the usable cores: OpenMP counts the cores of the affinity, but ignores a container's quota.
-    Let waiting threads spin for microseconds, not milliseconds, before they sleep. While another program took a core,
-    that made training 1.5 times as fast (`benchmarks/test_busy_machine.py`). Variables that the user has set are kept.
+    OMP_NUM_THREADS limits the threads to the usable cores, because OpenMP alone ignores a container's quota.
+    GOMP_SPINCOUNT lets a waiting thread spin for microseconds, not milliseconds, before it sleeps. While another
+    program kept a core busy, shorter spinning made training 1.5 times as fast (`benchmarks/test_busy_machine.py`).
+    A variable that the user has set is not changed.
     """
     if usable_cores() < len(_affinity() or ()) and "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = _chosen["OMP_NUM_THREADS"] = str(usable_cores())
@@ -52,10 +53,10 @@ def threads_of_each(processes: int) -> dict[str, str]:
 
 
 def busy_cores_warning(sleep: Callable[[float], None] = time.sleep) -> str | None:
-    """Return a sentence about how many cores other programs keep busy.
+    """Return a clause that says how many cores other programs keep busy.
 
-    Return None if they leave enough cores free, or if the system doesn't report their load. This measures for a third
-    of a second, during which this process must be idle.
+    Return None if they leave enough cores free, or if the system doesn't report their load. `sleep` is called to wait
+    for a third of a second, in which the load is measured and this process must be idle.
     """
     affinity = _affinity()
     if affinity is None or (before := _busy_seconds(affinity)) is None:

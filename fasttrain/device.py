@@ -66,9 +66,10 @@ def choose_workers(workers: int | None) -> int:
 
 
 def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` on `device`. The copy is asynchronous for CUDA only, from page-locked memory.
+    """Return `tensor` on `device`. Copy asynchronously, from page-locked memory, if `device` is CUDA.
 
-    An asynchronous copy to MPS may read memory that was already freed or reused (pytorch/pytorch#189690).
+    Copies to other devices are finished on return: an asynchronous copy to MPS may read memory that was already freed
+    or reused (pytorch/pytorch#189690).
     """
     to_cuda = torch.device(device).type == "cuda"
     if to_cuda and tensor.device.type == "cpu" and not tensor.is_pinned():
@@ -83,7 +84,7 @@ def fast_math(deterministic: bool) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Let CUDA use full fp32 inside this context. TF32 keeps three digits, which are too few to compare results."""
+    """Return a context in which CUDA computes in full fp32. TF32 keeps three digits, too few to compare results."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     _set_precision("highest", tf32_convolutions=False)
     try:
@@ -102,7 +103,10 @@ def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
 
 
 def memory_peak(device: torch.device) -> int | None:
-    """Return the peak number of bytes allocated on a CUDA device since the last call; None for other devices."""
+    """Return the peak number of bytes that torch allocated on a CUDA device since the last call of this function.
+
+    Return None for other devices.
+    """
     if device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated(device)
@@ -111,12 +115,14 @@ def memory_peak(device: torch.device) -> int | None:
 
 
 def keep_freed_memory(device: torch.device) -> bool:
-    """Make glibc keep freed memory for the next training step. Return whether that was set.
+    """Make glibc keep freed memory for the next training step. Return whether glibc accepted the setting.
 
-    By default glibc maps each activation above 32 MB anew in every step, and the kernel clears it page by page. With
-    mobilenetv2_100 and batches of 32 that took a third of the time (`benchmarks/test_allocator.py`). The setting lasts
-    until this process ends. Do nothing if `device` is not a CPU, if the system is not Linux with glibc, or if the user
-    tunes or replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
+    By default glibc requests the memory of each activation above 32 MB from the kernel in every step, and the kernel
+    clears it page by page. Clearing took a third of a training step with mobilenetv2_100 and batches of 32
+    (`benchmarks/test_allocator.py`). The setting lasts until this process ends.
+
+    Do nothing and return False if `device` is not a CPU, if the system is not Linux with glibc, or if the user tunes or
+    replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
     """
     chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
     if device.type != "cpu" or chosen or not sys.platform.startswith("linux"):
@@ -128,7 +134,10 @@ def keep_freed_memory(device: torch.device) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Return torch's cached memory to the device, after an out-of-memory error or for the next user of the device."""
+    """Free the memory of `device` that torch caches, so that the next model or another program can use it.
+
+    Do nothing for a CPU.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -17,7 +17,10 @@ _TASKS = (
 
 
 class Place(NamedTuple):
-    """The rank of this process among all `size` processes, and among the `local_size` processes of its machine."""
+    """The numbers of this process among the processes that train together.
+
+    `rank` counts from 0 among all `size` processes, and `local_rank` among the `local_size` processes of this machine.
+    """
 
     rank: int
     size: int
@@ -26,9 +29,10 @@ class Place(NamedTuple):
 
 
 def place() -> Place | None:
-    """Return this process's rank among several, or None if it runs alone.
+    """Return the place of this process among the ranks, or None if it runs alone.
 
-    Raises UserError if the variables are incomplete or invalid.
+    The place is read from RANK, WORLD_SIZE and torchrun's other environment variables. Raises UserError if some of them
+    are missing or invalid.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
@@ -48,25 +52,32 @@ def place() -> Place | None:
 
 
 def is_rank() -> bool:
-    """Return whether this process was started as one of several, even if its variables are incomplete."""
+    """Return whether the environment says that this process is one of several, even if other variables are missing.
+
+    It says so if RANK is set, and WORLD_SIZE is set to another value than 1.
+    """
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def rank_variables() -> str:
-    """Return the variables that describe a rank, as "NAME=value NAME=value"."""
+    """Return the environment variables that describe a rank, as "RANK=0 WORLD_SIZE=2", without those not set."""
     return " ".join(f"{name}={os.environ[name]}" for name in _NAMES if name in os.environ)
 
 
 def require_one_process(reason: str) -> None:
-    """Raise UserError if this process is one of several. The message begins with `reason`, a clause."""
+    """Raise UserError if this process is one of several.
+
+    The message begins with `reason`, such as "lr-find runs in one process".
+    """
     if place() is not None:
-        raise UserError(f"{reason}: start it without torchrun, or unset its variables ({rank_variables()})")
+        raise UserError(f"{reason}: start the command without torchrun, or unset the variables {rank_variables()}")
 
 
 def independent_tasks_warning() -> str | None:
     """Return a warning if srun or mpirun has started several tasks that train independently of each other.
 
-    Return None in all tasks but the first, and if torchrun's variables connect the tasks.
+    Return None in all tasks but the first, so that the warning is printed once. Also return None if torchrun's
+    variables connect the tasks, or if there is only one.
     """
     if place() is not None:
         return None

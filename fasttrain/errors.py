@@ -25,7 +25,7 @@ class UserError(FasttrainError):
 
 
 class TooNew(UserError):
-    """Raised for an intact file that a newer version of fasttrain has written, in a format unknown here."""
+    """Raised for an intact file that a newer fasttrain has written, in a format that this version can't read."""
 
 
 class Diverged(UserError):
@@ -71,7 +71,7 @@ def remember_trace(error: BaseException, where: Path) -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, or the name of its type if it has no message.
 
-    torch's DataLoader puts the traceback of a worker process into the message. Of that, return only the error itself.
+    If torch's DataLoader has put the traceback of a worker process into the message, return only the last error in it.
     """
     text = str(error)
     if "\nOriginal Traceback (most recent call last):\n" in text:
@@ -88,7 +88,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-_MEMORY = "use a smaller --batch-size or --image-size or fewer --workers, end other programs, or raise the limit"
+_MEMORY = "use a smaller --batch-size or --image-size or fewer --workers, end other programs, or raise the memory limit"
 _ELSEWHERE = "choose another place"
 _FREE_SPACE = "free some space there, or "
 _REASONS: dict[int, tuple[str, str | None]] = {
@@ -102,12 +102,12 @@ _REASONS: dict[int, tuple[str, str | None]] = {
     errno.ENOTDIR: ("one of its folders is a file", None),
     errno.EISDIR: ("is a folder, but must be a file", None),
     errno.EEXIST: ("already exists", None),
-    errno.EFBIG: ("exceeds the greatest file size here", "raise `ulimit -f`, or choose a file system for large files"),
+    errno.EFBIG: ("exceeds the greatest file size allowed", "raise `ulimit -f`, or use a file system for large files"),
     errno.EMFILE: ("too many open files", "raise the limit (`ulimit -n 4096`), or give fewer --workers"),
     errno.ENFILE: ("too many open files on this machine", "end other programs, or raise fs.file-max"),
     errno.ENOMEM: ("out of memory", _MEMORY),
     errno.EIO: ("the disk failed (input/output error)", "see the kernel's log (dmesg), and copy the data elsewhere"),
-    errno.ESTALE: ("the network file system has lost it", "mount it again"),
+    errno.ESTALE: ("the network file system has lost the file", "mount the file system again"),
     errno.EAGAIN: ("the system refuses more processes or memory", "give fewer --workers, or raise `ulimit -u`"),
 }
 """The message and the usual fix for each error number; None if the fix depends on the file."""
@@ -173,7 +173,10 @@ def fault_of_machine(error: OSError) -> bool:
 
 
 def no_memory(message: str) -> bool:
-    """Return whether a library's error about an image means that memory ran out, not that the image is bad."""
+    """Return whether `message`, a library's error about an image, says that memory ran out.
+
+    Any other error means that the image is bad.
+    """
     return re.search(_NO_MEMORY, message) is not None
 
 

@@ -59,9 +59,10 @@ def dali_extra(cuda: str | None) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError if one of `modules`, which `what` needs, isn't installed. The fix is to install `extra`.
+    """Raise UserError if one of `modules` isn't installed.
 
-    The modules are not imported.
+    The message says that `what`, such as an option, needs the missing modules, and how to install `extra`. The modules
+    are not imported.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:

@@ -50,11 +50,14 @@ Answer = Callable[[Any], Any]
 
 
 class RankTraceback(Exception):
-    """The cause of a rank's error when the starting process raises it again: the text of the traceback on that rank."""
+    """The text of the traceback of an error on a rank.
+
+    The process that started the ranks raises the error again, with this exception as its `__cause__`.
+    """
 
 
 def require_devices(device: str, gpus: int) -> None:
-    """Raise UserError if this machine has fewer than `gpus` CUDA devices. Accept any number if `device` is "cpu"."""
+    """Raise UserError if this machine has fewer than `gpus` CUDA devices. If `device` is "cpu", accept any number."""
     if device == "cpu":
         return
     have = torch.cuda.device_count()
@@ -72,12 +75,13 @@ def run_in_ranks(
 ) -> Any:
     """Start `count` processes (ranks) that train together, run `work` in each, and return the result of rank 0.
 
-    `work` is pickled. It is called with a function `ask(value)`, which returns the result of `answer(value)` in this
-    process. If `stop` catches a signal, the ranks are asked to stop, too. They print to the streams of this process, or
-    to `console`. Raises the error of the first rank that fails, and PeerLost if a rank ends without an error message.
+    `work` is pickled. Its argument is a function `ask(value)`: a rank that calls it gets the result of `answer(value)`,
+    which runs in this process. If `stop` catches a signal, this process passes it on to the ranks. The ranks print to
+    `console`, or to the streams of this process if it is None. Raises the error of the first rank that fails, and
+    PeerLost if a rank ends without an error message.
     """
     if WINDOWS:
-        raise UserError(f"gpus = {count}: fasttrain starts several processes on Linux and macOS only; leave it out")
+        raise UserError(f"gpus = {count}: fasttrain starts several processes on Linux and macOS only; leave out gpus")
     try:
         payload = cloudpickle.dumps(work)
     except Exception as error:

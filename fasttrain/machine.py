@@ -39,8 +39,8 @@ def native_fix() -> str:
     if WINDOWS:
         return "Windows has none: install fasttrain in WSL 2 (`wsl --install`)"
     if sys.platform == "darwin":
-        return "xcode-select --install; brew install jpeg-turbo; then install again"
-    return "apt-get install g++ libjpeg62-turbo-dev, then install again"
+        return "xcode-select --install; brew install jpeg-turbo; then install fasttrain again"
+    return "apt-get install g++ libjpeg62-turbo-dev, then install fasttrain again"
 
 
 def c_function(name: str) -> Any:
@@ -116,7 +116,7 @@ def allocated_bytes(state: os.stat_result) -> int:
 
 
 def read_soon(descriptor: int) -> None:
-    """Ask the system to read an open file into its page cache. Do nothing if it doesn't accept such hints."""
+    """Ask the system to read an open file into its page cache. Do nothing on systems without this request."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
@@ -149,10 +149,11 @@ def relative_path(path: str | Path, start: str | Path = os.curdir) -> str:
 
 
 def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
-    """Lock a file until `unlock`, or until its last descriptor is closed. Return False if another process holds it.
+    """Lock a file until `unlock`, or until its last descriptor is closed. Return whether it is locked.
 
-    `wait`: wait until the lock is free. `shared`: allow other shared locks at the same time; Windows, which never
-    deletes an open file, needs none. Return True if the file system doesn't support locks.
+    If another process holds the lock, wait for it if `wait` is True, and otherwise return False. `shared`: allow other
+    shared locks at the same time. Nothing is locked, but True is returned, if the file system doesn't support locks,
+    and for a shared lock on Windows: these locks prevent deletion, and Windows never deletes an open file.
     """
     if fcntl is not None:
         try:

@@ -42,9 +42,10 @@ _calls = itertools.count()
 class StepAgreement:
     """The result of `Ranks.agree` for one training step. It is the same on every rank.
 
-    `samples`: number of photographs in the step, over all ranks. `weight`: the sum of their weights, by which the mean
-    loss is divided. `stop`: the signal that asked at least one rank to stop, or None. `overdue`: whether at least one
-    rank is due to write a checkpoint. `ended`: whether at least one rank ends the run early.
+    `samples`: number of photographs in the step, over all ranks. `weight`: the sum of the photographs' weights; a sum
+    of losses divided by it is the mean loss. `stop`: the signal that asked a rank to stop, or None if no rank got one.
+    `overdue`: whether at least one rank is due to write a checkpoint. `ended`: whether at least one rank ends the run
+    early.
     """
 
     samples: int
@@ -79,7 +80,7 @@ class PeerLost(InternalError):
 
 
 class Ranks:
-    """The processes that train together, and the rank of this one. A `with` block keeps them connected.
+    """The processes that train together, and the rank of this process. A `with` block keeps the ranks connected.
 
     An exception on one rank inside the block ends all ranks. Rank 0 raises the same error, and the others raise
     SystemExit with its exit code, so that the message is printed once.
@@ -116,7 +117,8 @@ class Ranks:
             except (RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"rank {self.rank} of {self.size} can't join the others at {where}: {reason}"
+                    f"rank {self.rank} of {self.size} can't join the others at {where} ({reason}); check that rank 0 "
+                    "runs at this address, and that no firewall blocks it"
                 ) from error
             finally:
                 waiting.cancel()
@@ -155,15 +157,17 @@ class Ranks:
     def device(self, name: str) -> torch.device:
         """Return this rank's device, made torch's current one, and create the process group for its gradients.
 
-        `name` is as in `choose_device`. Raises UserError if this machine lacks the device, or if several ranks can't
-        use it.
+        `name` is as in `choose_device`. Raises UserError if this machine lacks the device, or if there are several
+        ranks and `name` is one numbered CUDA device or MPS.
         """
         chosen = choose_device(name)
         if self.size == 1:
             return make_current(chosen)
         if chosen.type == "cuda":
             if ":" in name:
-                raise UserError(f"device = '{name}': each of the {self.size} ranks needs its own; use --device cuda")
+                raise UserError(
+                    f"device = '{name}': each of the {self.size} ranks needs a GPU of its own; use --device cuda"
+                )
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {counted(have, 'CUDA device')}; give torchrun "
@@ -192,9 +196,10 @@ class Ranks:
         overdue: bool = False,
         ended: bool = False,
     ) -> StepAgreement:
-        """Combine the arguments of all ranks by one small all-reduce. All ranks must call it, and get the same result.
+        """Combine the arguments of all ranks by one small all-reduce: add numbers, and join conditions by "or".
 
-        Raises the error of another rank if it has failed.
+        Every rank must call this. All get the same result; see `StepAgreement` for its fields. If another rank has
+        failed, raises that rank's error.
         """
         if self.size == 1:
             return StepAgreement(samples, weight, stop, overdue, ended)
@@ -270,7 +275,10 @@ class Ranks:
         return made
 
     def restarted_run(self) -> Path | None:
-        """Return the folder of the run that torchrun has restarted these processes for, or None if it hasn't."""
+        """Return the folder of the interrupted run, if torchrun has restarted these processes to continue it.
+
+        Return None otherwise.
+        """
         store = _agents_store() if self.main else None
         return Path(store.get(self._key).decode()) if store and store.check([self._key]) else None
 

@@ -13,8 +13,8 @@ from typing import Any
 class StopRequest:
     """Catches SIGINT and SIGTERM inside a `with` block: `requested` is the last such signal, or None.
 
-    A second Ctrl-C raises KeyboardInterrupt. In another thread than the main one, where Python can't install signal
-    handlers, `requested` stays None.
+    A second Ctrl-C raises KeyboardInterrupt. Python installs signal handlers in the main thread only, so in any other
+    thread `requested` stays None.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -21,7 +21,7 @@ _MARKS = (
 def probability_percent(probability: float) -> str:
     """Return a probability in [0, 1] in percent, with one decimal: "12.3" for 0.1234.
 
-    The most is "99.9", as a "100.0" beside other classes that have a part would contradict them.
+    The result is at most "99.9": beside "100.0", other classes with a probability above 0 would be a contradiction.
     """
     return f"{100 * min(probability, 0.999):.1f}"
 
@@ -79,12 +79,15 @@ def printable(text: str) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return `count` with its noun, such as "1 file" or "1,234 files".
 
-    `plural` is the noun for all other counts, by default the noun with an s.
+    `plural` is the noun for any count other than 1, by default `noun` with an s.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def nearest(given: str, valid: list[str]) -> str:
-    """Return "; did you mean 'x'?" with the name of `valid` that is most similar to `given`, or "" if none is."""
+    """Return "; did you mean 'x'?" with the name in `valid` that is most similar to `given`.
+
+    Return "" if no name is similar.
+    """
     close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

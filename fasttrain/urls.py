@@ -45,8 +45,9 @@ def file_system(location: str) -> tuple[Any, str]:
 def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
     """Return `work(file_system, path)` for the URL `location`. Try up to three more times if it fails.
 
-    name: the path below `location`, for error messages. stop: an event that cancels the work when it is set. Raises
-    FileNotFoundError if `work` raises it, Cancelled once `stop` is set, and UserError if all attempts fail.
+    `name`: the path below `location`, for error messages. `stop`: an event that ends the attempts once set. Raises
+    FileNotFoundError if `work` raises it, Cancelled if `stop` is set, and UserError if all attempts fail. If the driver
+    lacks credentials or the operation, raises UserError after the first attempt.
     """
     stop = stop or threading.Event()
     url = f"{location}/{name}" if name else location
@@ -59,7 +60,7 @@ def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threa
             raise
         except NotImplementedError as error:
             raise UserError(
-                f"{url}: its driver doesn't support this; give an s3:// or gs:// URL, or a folder"
+                f"{url}: its driver lacks an operation that fasttrain needs; give an s3:// or gs:// URL, or a folder"
             ) from error
         except Exception as error:  # drivers raise errors of their own, without a common base
             message = " ".join(str(error).split()) or type(error).__name__
@@ -78,7 +79,8 @@ def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threa
 def stamp_of(info: dict[str, Any]) -> str:
     """Return a string that changes whenever a file changes, given the `info` that its fsspec driver returns.
 
-    The string is the checksum that the store reports for the file, or else the time of the file's last change.
+    The string is the checksum that the store reports for the file. If it reports none, the string is the time of the
+    file's last change.
     """
     found = next((info[name] for name in _STAMPS if info.get(name)), "")
     return str(found.timestamp() if isinstance(found, datetime) else found)  # drivers give a datetime or a number

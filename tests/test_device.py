@@ -41,7 +41,7 @@ def test_a_runs_device_becomes_the_current_one(monkeypatch):
     for name in ("cuda:1", "auto", "cpu"):
         Ranks().device(name)
     assert current == [torch.device("cuda:1"), torch.device("cuda:0")]
-    with pytest.raises(UserError, match="device = 'cuda:1': each of the 2 ranks needs its own"):
+    with pytest.raises(UserError, match="device = 'cuda:1': each of the 2 ranks needs a GPU of its own"):
         Ranks(1, 2, 1, 2).device("cuda:1")
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augments batches on their device: `pixels` works before normalization, `mix` after it. None disables either."""
+    """Augments batches on their device. `pixels` changes images before normalization, `mix` blends them after it.
+
+    Either is None if no such augmentation is enabled.
+    """
 
     pixels: BatchAugment | None = None
     mix: PlannedMixup | None = None

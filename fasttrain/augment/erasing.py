@@ -20,8 +20,8 @@ def draw_boxes(numbers: NDArray[np.float32], probability: float, height: int, wi
     erased.
 
     `numbers` is float32 [n, 5] in [0, 1). As in timm's `RandomErasing`, a box covers 2 % to 33 % of the image
-    (uniform), and its aspect ratio is 0.3 to 3.3 (log-uniform). If a side is too long (0.4 %), timm draws again; here
-    it is shortened.
+    (uniform), and its aspect ratio is 0.3 to 3.3 (log-uniform). If a side is longer than the image's (in 0.4 % of
+    the draws), this function shortens the side, while timm draws again.
     """
     apply, area, ratio, top, left = numbers.astype(np.float64).T
     root_area = np.sqrt((SCALE[0] + area * (SCALE[1] - SCALE[0])) * height * width)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class PlannedMixup:
     """Mixes batches as timm's `Mixup` does in mode "batch", with random numbers from the augmentation plan.
 
-    A batch has one lambda, and sample i is mixed with sample n - 1 - i. With both alphas above 0 each batch gets one of
-    the two by a fair coin toss, as in timm. The draw depends only on
-    (seed, epoch, id of the batch's first sample), so a resumed run repeats it. The partners depend on the batch, and
-    so on its size and the number of ranks. The last sample of an odd batch stays unmixed.
+    A batch has one lambda (the share of the first image in a mixture), and sample i is mixed with sample n - 1 - i. If
+    both alphas are above 0, a fair coin decides between Mixup and CutMix for each batch, as in timm. The draw depends
+    only on (seed, epoch, id of the batch's first sample), so a resumed run repeats it. The partners depend on the
+    batch, and so on its size and the number of ranks. The last sample of an odd batch stays unmixed.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:

@@ -41,7 +41,7 @@ def epoch_numbers(seed: int, epoch: int, count: int, first: int = 0) -> NDArray[
 
 
 class EpochNumbers:
-    """Holds the random numbers of all samples for one epoch. They are drawn when the epoch is first requested."""
+    """Holds the random numbers of all samples for one epoch, and draws them when another epoch is requested."""
 
     def __init__(self, ids: NDArray[np.int64], seed: int) -> None:
         """Prepare for the samples `ids`, int64 [n]. Memory is taken for all ids from the smallest to the greatest."""

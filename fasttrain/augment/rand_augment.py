@@ -65,9 +65,12 @@ def parameter_table(
 ) -> NDArray[np.float32]:
     """Return the parameters of each operation in KINDS for the signs - and +, float32 [14, 2, 6].
 
-    A row holds the matrix for `pixels.affine` if the operation is affine, three factors if it changes colours, and one
-    value otherwise. `across` and `down` are translations in pixels, and `factor` is the distance to 1. Shear keeps the
-    top left corner in place, as in Pillow.
+    The last axis holds a 2 x 3 matrix for `pixels.affine` if the operation is affine, the factors of brightness,
+    contrast and saturation if it changes colours, and one value otherwise. Unused places are 0.
+
+    `shear` is the slope of a sheared side, `across` and `down` are translations in pixels, and `degrees` is an angle. A
+    factor is 1 - `factor` or 1 + `factor`. `bits` are kept by posterize, and `threshold` is solarize's, in grey levels.
+    Shear keeps the top left corner in place, as in Pillow.
     """
     table = np.zeros((len(KINDS), 2, 6), dtype=np.float32)
     tall, wide = height / width, width / height

@@ -30,13 +30,13 @@ class PlannedCrop(ABC):
 
     @abstractmethod
     def rule(self, hflip: float, vflip: float) -> CropRule:
-        """Return the rule that the plan uses for this crop.
+        """Return the `CropRule` from which `loaders.plan` draws the boxes and flips of this crop.
 
         `hflip`: the probability of a horizontal flip. `vflip`: the probability of a vertical flip.
         """
 
     def view(self, hflip: float, vflip: float) -> View:
-        """Return the view that this crop produces with these flip probabilities."""
+        """Return `size` and the result of `rule(hflip, vflip)` as a `View`."""
         return View(self.size, self.rule(hflip, vflip))
 
 
@@ -95,9 +95,9 @@ class Resize(PlannedCrop):
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
-    """Return `given` if it is a crop, or the default crop of the size `given` in pixels (224 px for None).
+    """Return `given` if it is a crop. If it is a number of pixels or None (224 px), return a default crop of that size.
 
-    The default is a random resized crop in training and a centre crop otherwise. Raises UserError for anything else.
+    The default is `RandomResizedCrop` in training and `CenterCrop` otherwise. Raises UserError for any other `given`.
     """
     if isinstance(given, PlannedCrop):
         return given
@@ -108,7 +108,7 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
 
 
 def evaluation_crop(geometry: Geometry) -> PlannedCrop:
-    """Return the crop that evaluation uses with this geometry."""
+    """Return the crop for evaluation: `CenterCrop` if the resize mode of `geometry` is "crop", otherwise `Resize`."""
     if geometry.resize_mode == "crop":
         return CenterCrop(geometry.image_size, geometry.crop_pct, interpolation=geometry.interpolation)
     return Resize(geometry.image_size, geometry.resize_mode, interpolation=geometry.interpolation)

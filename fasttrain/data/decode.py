@@ -28,7 +28,9 @@ def decode(
     interpolation: Interpolation = "bilinear",
     workers: int | None = None,
 ) -> torch.Tensor:
-    """Return the centre crops of photographs as uint8 [n, size, size, 3], or of a single one as [size, size, 3].
+    """Return the centre crops of photographs, uint8 [n, size, size, 3].
+
+    If `photographs` is a single photograph and not a sequence, the result is [size, size, 3].
 
     Each photograph is a path or the bytes of a file, in any format that `convert` accepts. It is turned upright, and
     only the crop of a JPEG is decoded. `crop_pct`: the crop's share of the short side, in (0, 1]. `resize_mode`:

@@ -40,11 +40,12 @@ class Loader(base.Loader):
             for images, labels in loader:
                 ...
 
-    Each pass is the next epoch, with other crops in another order. They depend only on (seed, epoch, photograph), so
-    any loader, number of workers and number of ranks delivers the same. `images` are uint8 [n, H, W, 3], or with
-    `output` "float" normalized float32 [n, 3, H, W] in channels-last memory. `labels` are int64 [n], positions in
-    `classes`; for multi-label shards they are float32 [n, classes], 1 for each class of a photograph. Images are on
-    `device` if that is CUDA.
+    Each pass is the next epoch, with other crops in another order. Crops and order depend only on (seed, epoch,
+    photograph), so they are the same for any loader, number of workers and number of ranks.
+
+    `images` are uint8 [n, H, W, 3], or with `output` "float" normalized float32 [n, 3, H, W] in channels-last memory.
+    They are on `device` if that is CUDA, otherwise on the CPU. `labels` are int64 [n], positions in `classes`; for
+    multi-label shards they are float32 [n, classes], 1 for each class of a photograph.
     """
 
     batch_sampler = None  # Lightning reads it if there is a `sampler`
@@ -108,14 +109,16 @@ class Loader(base.Loader):
         """
         check_split(split)
         training = split == "train"
-        if views is not None and (crop is not None or not views):
-            raise UserError("views: give at least one crop in views, and leave out the argument crop")
+        if views is not None and crop is not None:
+            raise UserError("crop and views exclude each other; leave one of them out")
+        if views is not None and not views:
+            raise UserError("views is empty; give at least one crop")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
-        if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
-            given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
-            raise UserError(f"{given}: give batch_size and limit of at least 1, and workers of at least 0")
+        for name, value, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("workers", workers, 0)):
+            if value is not None and value < least:
+                raise UserError(f"{name} = {value}: give at least {least}")
         _check_arguments(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         shards = data if isinstance(data, ShardSet) else _open(data, convert)
@@ -212,9 +215,9 @@ class Loader(base.Loader):
         """Return images of any samples, uint8 [n, size, size, 3], on the CPU, independent of the current pass.
 
         `ids` are row numbers of the index. `boxes`: int32 [n, 4], (top, left, height, width) in pixels of each
-        photograph; by default a centred square of 0.875 of the short side. `size`: by default that of the loader's
-        crop, whose filter is also used. Raises UserError for a box that is not within its photograph, and for a
-        photograph that can't be decoded.
+        photograph; by default a centred square of 0.875 of the short side. `size`: the side in pixels, by default that
+        of the loader's crop. The resizing filter is that of the loader's crop. Raises UserError for a box that is not
+        within its photograph, and for a photograph that can't be decoded.
         """
         samples = _check_ids(self.shards, ids)
         side = self.settings.image_size if size is None else size

@@ -22,7 +22,7 @@ from fasttrain.model.preprocess import NormalizePixels
 class TrivialAugment:
     """TrivialAugmentWide (Müller & Hutter 2021, arXiv:2103.10158): one operation per image, at a random magnitude.
 
-    Use it instead of RandAugment.
+    It can't be combined with `RandAugment`.
     """
 
 
@@ -38,7 +38,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Fill a random rectangle with probability `p` (Zhong et al. 2017, arXiv:1708.04896)."""
+    """Fill a random rectangle of an image, with probability `p` (Zhong et al. 2017, arXiv:1708.04896)."""
 
     p: float = 0.25
 
@@ -89,7 +89,7 @@ _ORDER: tuple[Any, ...] = (*BEFORE_NORMALIZE, Normalize, (Mixup, CutMix))
 
 
 class Transforms:
-    """The transforms of one loader, applied to its batches in their fixed order."""
+    """The transforms of one loader, applied to its batches in the order that fasttrain prescribes."""
 
     def __init__(
         self,
@@ -136,10 +136,10 @@ class Transforms:
         if {"rand_augment", "trivial_augment"} <= settings.keys():
             raise UserError("transforms: RandAugment and TrivialAugment exclude each other; leave one of them out")
         self.mixes = "mixup" in settings or "cutmix" in settings
-        if self.mixes and (normalize is None or views > 1):
-            raise UserError(
-                "Mixup and CutMix need normalized images of a single view: add Normalize(), and leave out views"
-            )
+        if self.mixes and normalize is None:
+            raise UserError("Mixup and CutMix need normalized images: add Normalize() before them")
+        if self.mixes and views > 1:
+            raise UserError("Mixup and CutMix need a single view of each photograph: leave out views")
         chosen = AugmentationSettings(**settings)
         mean = (normalize or Normalize()).mean
         self._normalize = None

@@ -17,7 +17,7 @@ A data set with many copies of each photograph can have millions of pairs. Furth
 
 @dataclass(frozen=True)
 class SampleName:
-    """Identifies a sample: `id` is its row in the index, `key` its name in the tar file."""
+    """A sample's `id` (its row in the index), its `key` (its name in the tar file), its split and its class."""
 
     id: int
     key: str
@@ -50,7 +50,7 @@ class DuplicatePair:
 
     @property
     def relabelled(self) -> bool:
-        """Return whether the samples have different classes, so that one of the labels is wrong."""
+        """Return whether the samples have different classes, so that one of the labels is probably wrong."""
         return self.first.class_name != self.second.class_name
 
 
@@ -103,8 +103,8 @@ class Inspection:
     of photographs by split. `split_bytes`: total size of the photographs by split. `shards`: number of tar files.
     `shard_bytes`: their total size. `beton_bytes`: total size of FFCV's files. `width`, `height`: sizes of the
     photographs in pixels; `length`: in bytes; None if the shards are empty. `cardinality`: None for single-label
-    shards. `sampling`: number of JPEGs by chroma sub-sampling ("4:2:0", "grey", …). `progressive`: number of
-    progressive JPEGs. Both are empty for raw shards. `rejected`: number of files left out of the shards, by reason.
+    shards. `sampling`: number of JPEGs by chroma sub-sampling ("4:2:0", "grey", …), empty for raw shards.
+    `progressive`: number of progressive JPEGs. `rejected`: number of files left out of the shards, by reason.
     `duplicates`: None if they were not searched for. `broken`: the broken samples. `problems`: messages about entire
     files. `decoded`: every sample was decoded. `verified`: every checksum was compared. `seconds`: how long it took.
     """

@@ -48,12 +48,13 @@ def inspect(
 ) -> Inspection:
     """Inspect the shards in `data`: a folder, a URL, or a folder of photographs, which is converted first.
 
-    `verify`: also compare every checksum, and list all shards that are missing or truncated. `duplicates`: decode each
-    photograph to 32 x 32 pixels, and find pairs whose perceptual hashes differ in at most `distance` of 64 bits (0 to
-    16). Without `duplicates` and `verify` only headers are read. `workers`: number of threads, by default one per core.
-    `cache_size`: most disk space for shards downloaded from a URL, such as "50GB". `progress`: show progress bars.
+    `verify`: compare every checksum, and list the shards that are missing or truncated in the result's `problems`.
+    `duplicates`: decode each photograph to 32 x 32 pixels, and find pairs whose perceptual hashes differ in at most
+    `distance` of 64 bits (0 to 16). Without `duplicates` and `verify` only headers are read. `workers`: number of
+    threads, by default one per core. `cache_size`: most disk space for shards downloaded from a URL, such as "50GB".
+    `progress`: show progress bars.
 
-    Raises UserError if there are no shards, and without `verify` also if a shard is missing or truncated.
+    Raises UserError if there are no shards, or if `verify` is False and a shard is missing or truncated.
     """
     if not 0 <= distance <= 16:
         raise UserError(f"distance = {distance} is out of range: give 0 to 16 of the hash's 64 bits, usually 4")

@@ -61,10 +61,11 @@ class LabelIssues:
 
 
 def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelIssues:
-    """Find photographs whose labels contradict the predictions in `run`, a folder of `train --folds` or of a run.
+    """Find photographs whose labels contradict the predictions that are stored in the folder `run`.
 
-    `data`: the shards or photographs, by default the data of the run. Raises UserError if `run` has no predictions, or
-    if `data` lacks a photograph that was predicted.
+    `run` is the folder of `train --folds`, with predictions for the photographs of all folds, or the folder of a single
+    run, with predictions for photographs that it wasn't trained on. `data`: the shards or photographs, by default those
+    in the run's settings. Raises UserError if `run` has no predictions, or if `data` lacks a photograph that has one.
     """
     folder = user_path(run)
     of_folds = (folder / OUT_OF_FOLD).is_file()

@@ -38,8 +38,8 @@ REFERENCE = "torchvision"
 class Difference:
     """The difference between a loader's images and torchvision's before augmentation, in grey levels (0 to 255).
 
-    `mean`: mean absolute difference over all pixels. `worst`: that of the image with the greatest difference.
-    `pictures`: the number of images.
+    `mean`: mean absolute difference over all pixels. `worst`: mean absolute difference of the image in which it is
+    greatest. `pictures`: the number of images.
     """
 
     mean: float
@@ -51,9 +51,10 @@ class Difference:
 class Preview:
     """The result of `preview`: the contact sheet and its contents.
 
-    `pictures`: each loader's images, uint8 [n, H, W, 3]. `captions`: n strings, one per photograph. If loaders were
-    compared, `differences` has each loader's difference from torchvision, and `unavailable` the reasons why others
-    can't run here. Otherwise `why` is the reason for the choice of the loader.
+    `pictures`: the images by the loader's name, uint8 [n, H, W, 3]. `captions`: n strings, one per photograph. If
+    loaders were compared, `differences` has each loader's difference from torchvision, and `unavailable` has the reason
+    why a loader can't run on this machine, both by the loader's name. If they were not compared, `why` is the reason
+    why this loader was chosen.
     """
 
     sheet: Image
@@ -80,7 +81,7 @@ def preview(
 
     For the split "train" they are cropped and augmented as in `epoch`, counted from 0. For another `split` they are as
     in evaluation. `compare`: names of loaders; each gets a row with the same photographs. The result's `unavailable`
-    names those that can't run here. Raises UserError if there are no photographs, or if no loader can run.
+    names loaders that can't run here. Raises UserError if there are no photographs, or if no loader can run.
     """
     check_split(split)
     config, _ = with_default_weights(config)

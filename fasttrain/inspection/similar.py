@@ -31,8 +31,8 @@ from fasttrain.shards.settings import ShardSettings
 class Neighbour:
     """A photograph of the data set that is similar to a given one.
 
-    index: its row in the index of the shards. file: its path in the source. similarity: the cosine of the angle between
-    the two embeddings, 1 for the same photograph.
+    `index`: its row in the index of the shards. `file`: its path in the source. `similarity`: the cosine of the angle
+    between the embeddings of the two photographs, 1 for the same photograph.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Neighbour:
 class Similar:
     """A given photograph and its neighbours, the most similar first.
 
-    pixels: the model's input for the given photograph and then for each neighbour, uint8 [1 + n, H, W, 3].
+    `pixels`: the given photograph and then each neighbour as the model sees them, uint8 [1 + n, H, W, 3].
     """
 
     image: Path
@@ -72,10 +72,10 @@ def similar(
 ) -> list[Similar]:
     """Find the `count` photographs of `data` that are most similar to each of `images`: by the cosine of embeddings.
 
-    checkpoint: a run folder or a checkpoint, whose model computes the embeddings. data: shards, or a folder of
-    photographs, which is converted once. split: "train", "val", "test" or "all". The data is read once for all
-    `images`, and only one batch of embeddings is in memory at a time. Raises UserError if a photograph or the data
-    can't be read.
+    `checkpoint`: a run folder or a checkpoint, whose model computes the embeddings. `data`: shards, or a folder of
+    photographs, which is converted once. `split`: "train", "val", "test" or "all". The data is read once for all
+    `images`, and only one batch of embeddings is in memory at a time. Return one result for each of `images`, in the
+    same order. Raises UserError if a photograph or the data can't be read.
     """
     check_split(split)
     predictor = Predictor(checkpoint, device=device)

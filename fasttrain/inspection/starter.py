@@ -29,8 +29,8 @@ def init(source: str, out: str | Path | None = None, *, overwrite: bool = False)
 
     `source`: shards, or photographs in any form that `convert` accepts. A folder is converted into the cache, where
     `train` finds it, and anything else into shards/NAME. `out`: the file to write, by default NAME.toml in the working
-    directory. `overwrite`: replace an existing file. Raises UserError if `out` exists without it, or if `source` can't
-    be read.
+    directory. `overwrite`: replace an existing file. Raises UserError if `out` exists and `overwrite` is False, or if
+    `source` can't be read.
     """
     path = user_path(out if out is not None else f"{source_name(source)}.toml")
     if path.exists() and not overwrite:
@@ -53,7 +53,8 @@ def init(source: str, out: str | Path | None = None, *, overwrite: bool = False)
 def starter(source: str, data: str, path: Path, found: Inspection, suggestions: Iterable[Suggestion]) -> str:
     """Return the content of the TOML file at `path`.
 
-    `source` is the given photographs or shards, `data` where the shards are now.
+    `source` is the path or URL that the user gave, and `data` is the value of the setting `data`, usually the shards.
+    `found` is the inspection, and `suggestions` are the settings to write.
     """
     lines = [
         *_comment(f"Settings for: fasttrain train --config {path}"),

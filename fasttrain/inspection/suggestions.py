@@ -34,7 +34,7 @@ class Suggestion:
 def suggest(found: Inspection, *, cuda: bool, memory: int) -> list[Suggestion]:
     """Return suggested settings for the data set `found`.
 
-    `cuda`: the machine has a CUDA device. `memory`: the size of its memory in bytes.
+    `cuda`: whether the machine has a CUDA device. `memory`: the size of the machine's memory (RAM) in bytes.
     """
     return [
         *_time(found, cuda),

@@ -30,11 +30,12 @@ log = logging.getLogger("fasttrain")
 class LoaderSettings:
     """The settings of a loader, besides the shards.
 
-    `batch_size`: the batch size of each rank. `image_size`: the side of the square images in pixels. `crop`: the crop
-    and the flips in training, or None for evaluation (centre crops, in the order of the index). `further_views`:
-    additional images of each photograph, besides the one that `image_size` and `crop` describe. `workers`: the number
-    of decoding threads or processes. `device`: the device of the images. `rank`, `world_size`: this process's part of
-    each batch. `limit_batches`: the most batches per epoch, or None.
+    `batch_size`: the batch size of each rank. `image_size`: the side of the square images in pixels. `crop`: the rule
+    for crops and flips in training. If it is None, the loader evaluates: with centre crops, in the order of the index.
+    `further_views`: additional images of each photograph, besides the one that `image_size` and `crop` describe.
+    `workers`: the number of decoding threads or processes. `device`: the device of the images. `rank`, `world_size`:
+    this process delivers part `rank`, counted from 0, of the `world_size` parts of each global batch. `limit_batches`:
+    the most batches per epoch, None for all.
 
     `shuffle`: "full" mixes all samples; "shards" mixes the samples of a few shards at a time (see `plan.epoch_order`),
     for data larger than the page cache; "none" keeps the order of the index. `sampling`: "balanced" delivers every
@@ -70,9 +71,11 @@ class Loader(ABC):
     `settings.device` if that is CUDA; labels and ids are on the CPU.
 
     A subclass only turns planned batches into pixels (`_load`). This class does everything else: the order, the crop
-    boxes and flips, counting, resuming, and skipping bad samples. Bad samples are left out of their batch, even if the
-    batch becomes empty. `bad_samples`: the ids of the bad samples that this process met in the current epoch, with the
-    reasons. `why`: the reason for choosing this loader, if it was chosen automatically.
+    boxes and flips, counting, resuming, and skipping bad samples. A sample is bad if its bytes have changed or can't be
+    decoded. Bad samples are left out of their batch, even if the batch becomes empty.
+
+    `bad_samples`: a dict with the id and the reason of each bad sample that this process met in the current epoch.
+    `why`: the reason for choosing this loader, if it was chosen automatically, otherwise "".
     """
 
     name: str
@@ -95,7 +98,7 @@ class Loader(ABC):
         """Yield the pixels, uint8 [n, H, W, 3], and the bad samples of each planned batch, in order."""
 
     def plan(self) -> EpochPlan:
-        """Return the plan of the complete current epoch, for all ranks."""
+        """Return the plan of the current epoch: the order, crops and flips of all samples, for all ranks."""
         sizes, settings = self.shards.sizes(), self.settings
         if settings.crop is None:
             return EpochPlan.evaluation(self.ids, sizes, size=settings.image_size)
@@ -146,7 +149,7 @@ class Loader(ABC):
                 yield images, labels, ids
 
     def views(self) -> Generator[tuple[list[torch.Tensor], torch.Tensor, torch.Tensor], None, None]:
-        """Yield batches as `__iter__` does, but with a list of the images of each view."""
+        """Yield (images, labels, ids) as `__iter__` does, but `images` is a list: uint8 [n, H, W, 3] for each view."""
         import torch
 
         settings = self.settings
@@ -235,7 +238,7 @@ class Loader(ABC):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration. A resume position in another epoch is dropped."""
+        """Set the epoch of the next iteration. If it changes, the position from `load_state_dict` is dropped."""
         if epoch != self.epoch:
             self._delivered = self._resume_at = self._bad_before = 0
             self.bad_samples = {}
@@ -246,7 +249,10 @@ class Loader(ABC):
         self.settings = replace(self.settings, image_size=side)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position of the iteration: samples delivered over all ranks, without prefetched ones."""
+        """Return the position of the iteration: "epoch", and "samples", the number delivered over all ranks.
+
+        Prefetched samples are not counted. "bad_samples" is the number of samples left out, if there were any.
+        """
         bad = {"bad_samples": self.bad_count} if self.bad_count else {}
         return {"epoch": self.epoch, "samples": self._delivered, **bad}
 
@@ -258,7 +264,10 @@ class Loader(ABC):
         self.bad_samples = {}
 
     def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
-        """Return a context that holds the GPU memory needed to decode batches of `batch_size`, if any."""
+        """Return a context that holds the GPU memory that this loader needs to decode batches of `batch_size`.
+
+        In it one can measure whether the model fits beside the loader. Only `DaliLoader` on a GPU needs such memory.
+        """
         return nullcontext()
 
     def close(self) -> None:
@@ -301,7 +310,7 @@ class ShardLoader(Loader):
     @classmethod
     @abstractmethod
     def preference(cls, device: str) -> int:
-        """Return a number: `auto` chooses the available loader with the greatest one."""
+        """Return how fast this loader is on `device` compared with others: `auto` chooses the greatest number."""
 
     def _locate(self, samples: NDArray[np.int64]) -> Located:
         """Return where this loader reads the bytes of `samples`, int64 [n]."""

@@ -53,9 +53,9 @@ _Kind = tuple[int, bool, Interpolation]
 
 
 class DaliLoader(ShardLoader):
-    """Feed JPEG bytes and the plan's anchors and shapes to `decoders.image_slice`.
+    """A loader that gives DALI's `decoders.image_slice` the JPEGs, and the top left corner and size of each crop.
 
-    `sliced`: whether the JPEGs are first cut down to their crops; the pixels are the same. True for cut shards.
+    `sliced`: whether the JPEGs are first cut down to their crops, which doesn't change the pixels. True for cut shards.
     `hw_decoder_load`: see `HW_DECODER_LOAD`.
     """
 
@@ -141,7 +141,10 @@ class DaliLoader(ShardLoader):
 
     @contextmanager
     def holding_memory(self, batch_size: int) -> Iterator[None]:
-        """Hold the GPU memory that DALI needs to decode batches of `batch_size`, which torch doesn't know about."""
+        """Return a context that holds the GPU memory that DALI needs to decode batches of `batch_size`.
+
+        DALI takes this memory outside of torch, so torch doesn't count it.
+        """
         if not self._on_gpu:
             yield
             return

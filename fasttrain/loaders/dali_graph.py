@@ -50,10 +50,12 @@ def make_pipeline(
 ) -> Any:
     """Return a pipeline that is not built yet.
 
-    Its inputs are `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` and `vflips`
-    int32. The output is uint8 [size, size, 3]. With `device_id` None everything runs on the CPU and no driver is
-    needed. With `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized image, and
-    `corners` int32 [2], where the square begins in it (negative numbers).
+    Its inputs for each image are `jpegs` uint8 [bytes], `anchors` int32 [2], the (top, left) of the crop, `shapes`
+    int32 [2], the crop's (height, width), and `flips` and `vflips`, int32, 0 or 1. The output is uint8 [size, size, 3].
+    With `device_id` None everything runs on the CPU and no driver is needed.
+
+    With `letterbox` there are two more inputs: `inner` float32 [2], the (height, width) of the resized crop, and
+    `corners` int32 [2], the (top, left) of the square relative to the resized crop, which is negative.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -146,7 +148,10 @@ def feed(
     vflips: NDArray[np.int32],
     letterbox_side: int,
 ) -> None:
-    """Feed a batch to the inputs of `pipeline`. `letterbox_side` is 0 for a pipeline without letterboxing."""
+    """Feed a batch to the inputs of `pipeline`, which `make_pipeline` describes. Each argument has n rows.
+
+    `letterbox_side` is the side of the square images in pixels, or 0 for a pipeline without letterboxing.
+    """
     inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips, "vflips": vflips}
     if letterbox_side:
         inner = np.array([letterbox_size(height, width, letterbox_side) for height, width in shapes.tolist()], np.int32)
@@ -158,8 +163,8 @@ def feed(
 def decoder_threads(workers: int, cores: int, device_id: int | None) -> int:
     """Return the number of threads for DALI's decoder, given the requested `workers` and the `cores` of this rank.
 
-    With a GPU the decoder gets all cores but two, one of which launches the training loop's kernels. Without a GPU the
-    model uses all cores anyway.
+    With a GPU this is `workers`, but at most all cores but two, one of which launches the training loop's kernels.
+    Without a GPU this is `workers`, because the model uses all cores anyway.
     """
     return max(min(workers, cores - _OTHER_THREADS) if device_id is not None else workers, 1)
 
@@ -171,8 +176,10 @@ def release_unused_memory() -> None:
 
 
 def start_problem(device: str) -> str | None:
-    """Return one line that says why DALI can't decode on `device`, or None if it can. If DALI can, this is remembered
-    and not tested again."""
+    """Return one line that says why DALI can't decode on `device`, or None if it can.
+
+    DALI is started to find out. A success is remembered and not tested again.
+    """
     if device in _works:
         return None
     try:
@@ -220,9 +227,10 @@ def may_be_a_photograph(error: RuntimeError) -> bool:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise torch's error if DALI lacks GPU memory, and MemoryError if it lacks the host's.
+    """Return a context that turns DALI's errors about memory into usual ones.
 
-    DALI raises RuntimeError for every failure, and MemoryError for some.
+    They become torch.OutOfMemoryError if GPU memory is lacking, and MemoryError if the host's memory is. DALI itself
+    raises RuntimeError for both.
     """
     try:
         yield

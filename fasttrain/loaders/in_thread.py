@@ -23,7 +23,7 @@ class _Message(NamedTuple, Generic[T]):
 def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, None]:
     """Yield the items of `items`, which runs in a thread called `name` from the first item on.
 
-    While the consumer works, one item is ready and the next one is being made. Exceptions of `items` are raised here.
+    While the consumer works, one item is ready and the next one is being made. The consumer gets exceptions of `items`.
     Closing this generator closes `items`, in its thread, and waits until the thread has ended.
     """
     ready: queue.Queue[_Message[T]] = queue.Queue(1)

@@ -29,7 +29,7 @@ _AHEAD = 3  # batches in the pool while the consumer works
 
 
 class NativeLoader(ShardLoader):
-    """A loader with threads in one process. Its memory is `_AHEAD` + 1 batches more than the consumer keeps."""
+    """A loader with threads in one process. It keeps four batches in memory besides those that the consumer keeps."""
 
     name = "native"
 

@@ -1,7 +1,8 @@
 """The augmentation plan: the order of photographs, and the crop and the flips of each.
 
 Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
-run resumes at the exact sample. If classes are balanced, the number of the draw is used instead of the id.
+run resumes at the exact sample. If classes are balanced, a sample may be drawn several times per epoch, and the number
+of the draw is used instead of the id.
 
 Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU. The random numbers are those of
 `loaders.philox`.
@@ -44,8 +45,8 @@ _CHUNK = 1 << 16
 class Crop:
     """A random crop, as torchvision's `RandomResizedCrop`.
 
-    `scale`: the range of the share of the area. `ratio`: the range of width / height. `flip`, `vflip`: the
-    probabilities of a horizontal and a vertical flip. `interpolation`: the resizing filter.
+    `scale`: the range of the crop's share of the photograph's area. `ratio`: the range of the crop's width / height.
+    `flip`, `vflip`: the probabilities of a horizontal and a vertical flip. `interpolation`: the resizing filter.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -67,7 +68,7 @@ class CenterShare:
 
 @dataclass(frozen=True)
 class FullPicture:
-    """The entire photograph, squashed to a square or, with `letterbox`, scaled to fit into one."""
+    """The entire photograph. It is scaled to fit into a square if `letterbox` is set, and otherwise squashed to it."""
 
     flip: float = 0.0
     letterbox: bool = False
@@ -96,10 +97,10 @@ class Batch:
 
     `ids`: int64 [n], row numbers of the shards' index. `boxes`: int32 [n, 4], (top, left, height, width) in pixels of
     the photograph. `flips`: bool [n], flipped horizontally. `size`: (height, width) of the output in pixels. `view`:
-    the number of the view, if each photograph has several. `letterbox`: whether a box keeps its aspect ratio, see
-    `letterbox_size`. `vflips`: bool [n], flipped vertically; None if none is. `draws`: int64 [n], the numbers of the
-    draws that boxes and flips belong to; None if they belong to the ids. `interpolation`: the filter that resizes the
-    boxes.
+    the number of the view (one of several images of each photograph), counted from 0. `letterbox`: whether a box keeps
+    its aspect ratio, see `letterbox_size`. `vflips`: bool [n], flipped vertically; None if no sample is. `draws`: int64
+    [n], the number of each draw in an epoch with balanced classes, which decides box and flips instead of the id; None
+    in other epochs. `interpolation`: the filter that resizes the boxes.
     """
 
     ids: NDArray[np.int64]
@@ -131,7 +132,7 @@ class Batch:
 def epoch_order(
     ids: NDArray[np.int64], seed: int, epoch: int, shards: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Return `ids` in the epoch's order, int64 [n], by a stable argsort of one word per sample.
+    """Return `ids` in the epoch's order, int64 [n], by a stable argsort of one random number per sample.
 
     With `shards`, int64 [n], the shard of each sample, the shards are put in a random order, and only samples within
     each window of `SHARD_WINDOW` shards are mixed. The disk is then read nearly in sequence. WebDataset's and FFCV's
@@ -150,12 +151,12 @@ def balanced_order(
     epoch: int,
     shards: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return as many samples as `ids` has, with every class equally often, in the epoch's order, and their draw
-    numbers.
+    """Return (samples, draws) of an epoch with every class equally often.
 
-    All arrays are int64 [n]. `labels` and `shards` belong to `ids`, and `shards` mixes as in `epoch_order`. Each class
-    gets n // classes draws, and randomly chosen classes get one more. The samples of a class take turns in a random
-    order, so none is repeated before all have been used.
+    The first array has ids in the epoch's order, as many as `ids` has. The second one has the number of each sample's
+    draw, which differs between repetitions of a sample. All arrays are int64 [n]. `labels` and `shards` belong to
+    `ids`, and `shards` mixes as in `epoch_order`. Each class gets n // classes draws, and randomly chosen classes get
+    one more. The samples of a class take turns in a random order, so none is repeated before all have been used.
     """
     if not len(ids):
         return ids.astype(np.int64), ids.astype(np.int64)
@@ -235,8 +236,8 @@ def _crop_numbers(
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
     """Return evaluation boxes, int32 [n, 4]: a centred square whose side is `share` of the short side.
 
-    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to
-    source pixels. `sizes` is int32 [n, 2], (height, width).
+    Resizing a box to a side of s px equals torchvision's `Resize(s / share)` and `CenterCrop(s)`, except that the box
+    is rounded to pixels of the photograph. `sizes` is int32 [n, 2], (height, width).
     """
     side = np.maximum(np.rint(sizes.min(axis=1) * share), 1).astype(np.int32)
     top, left = (sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2
@@ -244,7 +245,7 @@ def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[
 
 
 def flags_of(batch: Batch) -> NDArray[np.int32]:
-    """Return the bits of `CropFlags` (native/decode/decode.h) for each crop, int32 [n]."""
+    """Return how the C++ decoder treats each crop, int32 [n]: the bits of `CropFlags` in native/decode/decode.h."""
     of_all = (2 if batch.letterbox else 0) | (8 if batch.interpolation == "bicubic" else 0)
     return batch.flips.astype(np.int32) | batch.upside_down.astype(np.int32) << 2 | of_all
 
@@ -302,8 +303,8 @@ class EpochPlan(Batch):
     ) -> EpochPlan:
         """Return a plan of the samples `order`, int64 [n], in that order.
 
-        A sample's crop and flips don't depend on its position. They belong to its id, or to the number of its draw if
-        `draws`, int64 [n], are given.
+        A sample's crop and flips don't depend on its position in the order. Its id decides them, or if `draws`, int64
+        [n], is given, the number of its draw.
         """
         counters = order if draws is None else draws
         of_order, letterbox = sizes[order], isinstance(crop, FullPicture) and crop.letterbox
@@ -323,9 +324,10 @@ class EpochPlan(Batch):
         return -(-len(self) // (batch_size * world_size))
 
     def batch(self, number: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
+        """Return batch `number` of `rank`: its slice of the global batch, which all ranks deliver together.
 
-        The last global batch is divided evenly, without padding: ranks may get unequal or even empty parts.
+        So the order never depends on `world_size`. The last global batch may be smaller. It is divided without padding:
+        the parts differ by at most one sample, and some may be empty.
         """
         start = number * batch_size * world_size
         stop = min(start + batch_size * world_size, len(self))

@@ -36,8 +36,8 @@ class ReadAhead:
     """Runs ahead of a loader through the same planned batches, in its own threads.
 
     With `by_shard` it requests each shard completely, in the order in which the plan needs them, so that a disk
-    reads in sequence. Data that was read is in the page cache, not in the process. Data that was fetched is in the
-    cache on the disk.
+    reads in sequence. Otherwise it requests the bytes of each photograph. Bytes of local shards go to the page cache,
+    and shards behind a URL to the cache on the disk; neither takes memory of this process.
     """
 
     def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, by_shard: bool) -> None:

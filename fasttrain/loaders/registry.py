@@ -31,7 +31,11 @@ def loader_class(name: str) -> type[ShardLoader]:
 
 
 def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardLoader], str]:
-    """Return the loader to use and a line that says why. Raises UserError if `name` can't run here."""
+    """Return the loader to use and a line that says why.
+
+    With `name` "auto" this is the available loader that is fastest on `device`. Raises UserError if `name` is unknown,
+    or if the loader can't read these shards on this machine.
+    """
     if name != "auto":
         chosen = loader_class(name)
         if reason := chosen.unavailable(shards, device):

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def empty_pictures(shape: tuple[int, ...], device: str) -> torch.Tensor:
-    """Return uninitialized uint8 memory on the host, page-locked if `device` is CUDA.
+    """Return an uninitialized uint8 tensor of `shape` on the host, in page-locked memory if `device` is CUDA.
 
-    A copy to the GPU from other memory makes the host wait. Torch reuses page-locked memory once such copies are done.
+    A copy to the GPU from other memory makes the host wait. Torch reuses page-locked memory once copies from it are
+    done.
     """
     import torch
 
@@ -26,8 +27,9 @@ def copied_ahead(
 ) -> Generator[tuple[torch.Tensor, BadSamples], None, None]:
     """Yield the same batches, in order, on `device`.
 
-    Batches already on the device are unchanged, and so are all batches if the device is not CUDA. Copies overlap with
-    work only from page-locked memory (`empty_pictures`). The device holds one batch more than the consumer.
+    A batch that is already on a GPU is yielded unchanged. If `device` is not CUDA, all batches are. A copy overlaps
+    with the consumer's work only if the batch is in page-locked memory (`empty_pictures`). The device holds one batch
+    more than the consumer.
     """
     import torch
 
@@ -54,7 +56,7 @@ def copied_ahead(
 def received(images: torch.Tensor, ready: torch.cuda.Event) -> torch.Tensor:
     """Make the current stream wait for `images`, which are made on another stream, and return them.
 
-    `ready`: an event that is recorded on that stream when they are complete.
+    `ready`: an event that is recorded on the other stream when the images are complete.
     """
     import torch
 

@@ -39,7 +39,7 @@ _DYING_S = 1.0  # time for a worker whose connections are closed to get an exit 
 
 
 class TorchvisionLoader(ShardLoader):
-    """Decode the complete photograph, crop it, and resize it with torchvision's antialiased filters."""
+    """A loader that decodes complete photographs, crops them, and resizes with torchvision's antialiased filters."""
 
     name = "torchvision"
 

@@ -76,7 +76,7 @@ def claims(source: str) -> bool:
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs in an archive, or in all archives of a folder.
 
-    Each archive in a folder is read as a subfolder with the archive's name, without its suffix.
+    Each archive in a folder is read as a subfolder with the name of the archive, without the suffix such as `.zip`.
 
     Raises UserError if an archive is damaged or encrypted, or if its compression doesn't allow reading in place.
     """
@@ -163,8 +163,8 @@ def _refuse_numbered(folder: Path, names: list[str]) -> None:
     counted = sorted(int(found[0]) for found in numbers)
     if counted[0] in (0, 1) and counted[-1] - counted[0] == len(names) - 1:
         raise UserError(
-            f"--source {folder}: {names[0]} and the files with the next numbers are not classes, and have no labels "
-            "next to their photographs (KEY.cls, KEY.txt or KEY.json) as WebDataset's tars; give each class an archive"
+            f"--source {folder}: {names[0]} and the files with the next numbers are neither classes nor WebDataset's "
+            "tars, which hold labels next to photographs (KEY.cls, KEY.txt or KEY.json); give each class an archive"
         )
 
 

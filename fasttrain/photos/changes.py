@@ -27,8 +27,9 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
     """Return the listing with the splits from a file of (path, split). Photographs that the file doesn't name keep
     their split.
 
-    If the validation split then has any photographs, all undecided photographs go to the training split. Raises
-    UserError if a photograph has two splits in the file, or if the file names none of the photographs.
+    If the validation split then has any photographs, all photographs without a split go to the training split. If
+    `path` is None, the listing is returned unchanged. Raises UserError if a photograph has two splits in the file, or
+    if the file names none of the photographs.
     """
     if path is None:
         return listing
@@ -62,8 +63,9 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     """Return the listing with the labels from a file of (path, label). Photographs with the label "drop" are left out.
 
     If the column of labels is called "suggested", as in the files that `inspect --labels` writes, a photograph with an
-    empty cell keeps its label. Raises UserError if the file names a photograph or a class that the source doesn't have,
-    or if a photograph has two new labels.
+    empty cell keeps its label. If `path` is None, the listing is returned unchanged. Raises UserError if the file names
+    a photograph or a class that the source doesn't have, if a photograph has two new labels, or if the listing is
+    multi-label.
     """
     if path is None:
         return listing
@@ -111,11 +113,11 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
 
 
 def grouped(listing: Listing, pattern: str | None) -> Listing:
-    """Return the listing with photographs grouped by a regular expression.
+    """Return the listing with photographs grouped by the regular expression `pattern`, which is searched in each path.
 
-    The group's name is the part of the path that the groups in `pattern` match, or else the complete match. If the
-    listing is a table that was already grouped by its column named `pattern`, the listing is returned unchanged. Raises
-    UserError if a path has no match.
+    If `pattern` has parenthesized groups, photographs for which they match the same text form a group, and otherwise
+    photographs with the same complete match. The listing is returned unchanged if `pattern` is None, or if the listing
+    is a table that was already grouped by its column named `pattern`. Raises UserError if a path has no match.
     """
     if pattern is None or "group_by" in listing.settings:
         return listing
@@ -159,7 +161,7 @@ def _two_columns(file: Path, names: list[str], value: str) -> tuple[Table, int, 
     known = [number for number in table.known(names) if number != path]
     others = known or [number for number in range(len(table.columns)) if number != path]
     if not others or not table.rows:
-        raise UserError(f"{file}: give a line with the path and the {value} of each photograph, under `path,label`")
+        raise UserError(f"{file}: give a header, path,label, and a line with the path and {value} of each photograph")
     return table, path, others[0]
 
 

@@ -133,7 +133,8 @@ def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = Tr
     """Return the files that hold the photographs of `source`: one file, the files of a pattern, or those in a folder.
 
     A pattern looks like `train-{00..12}.tar`. In a folder, `match` finds the files by their names. With `by_name`, the
-    names also decide the splits. Raises UserError if a file is missing, or if only some are named after splits.
+    names also decide the splits. Raises UserError if a file is missing, or if some files, but not all, are named after
+    splits.
     """
     root, paths = file_paths(source, match)
     if not root.is_dir():
@@ -189,8 +190,8 @@ def _split_of(name: str) -> int | None:
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
     """Return whether `source` gives files whose names match `match`.
 
-    It may be one such file, a brace pattern of their paths (`data-{000..009}.tar`), or a folder that has some. A folder
-    with subfolders counts only if every subfolder has some.
+    `source` may be the path of one such file, a brace pattern of paths (`data-{000..009}.tar`), or a folder that holds
+    such files. A folder with subfolders counts only if every subfolder holds some.
     """
     path = user_path(source)
     if not path.is_dir():

@@ -3,8 +3,8 @@
 A restart marker ends an MCU's entropy-coded data at a byte boundary and resets the DC predictions. If there is one
 after every MCU, any rectangle of MCUs becomes a JPEG by setting its size in the SOF segment and renumbering the markers
 (ITU-T T.81). The nearest published use of boundaries in the entropy-coded data is parallel decoding on GPUs: Wang, Luo,
-Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. Huffman codes are replaced one by one if possible. Other files are
-rewritten through the coefficients that libjpeg-turbo reads.
+Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. The Huffman codes of a file are replaced one by one if
+possible. Otherwise the file is rewritten through the coefficients that libjpeg-turbo reads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cut_jpeg(data: Buffer, interval: Interval = "mcu", optimize: bool = True, or
     pixels.
 
     - `interval`: put a restart marker after every MCU ("mcu"), after every row of MCUs ("row"), or nowhere ("none").
-    - `optimize`: make Huffman tables for this photograph.
+    - `optimize`: make Huffman tables for this photograph. Otherwise libjpeg's standard tables are used.
     - `orientation`: EXIF's orientation, 1 to 8, which is applied losslessly to the coefficients.
 
     Only JFIF's and Adobe's markers are kept; EXIF and comments are removed. Accepts 1 to 4 components of 8 bits, and at
@@ -79,10 +79,10 @@ def repair_jpeg(data: Buffer) -> tuple[bytes, float]:
 
 
 def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int, int]:
-    """Return a JPEG with the part of a cut JPEG that holds `box`, and the position (top, left) of the box in its
-    pixels.
+    """Return (JPEG, top, left): the part of a cut JPEG that holds `box`, and the position of the box in that part.
 
-    `box` is (top, left, height, width) in pixels. The pixels in the box are identical to those of the full image,
+    `data` is a result of `cut_jpeg` with restart markers. `box` is (top, left, height, width) in pixels of the full
+    image, and the returned position is in pixels. The pixels in the box are identical to those of the full image,
     because the part has a margin of one MCU on each side for upsampling. If the file was cut by row, the part consists
     of complete rows.
 
@@ -94,7 +94,10 @@ def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int
 
 
 def jpeg_info(data: Buffer) -> JpegInfo:
-    """Return a JPEG's size in pixels, subsampling, restart interval in MCUs, and Adobe's colour transform.
+    """Return what a JPEG's header says, as a dict.
+
+    The keys are width and height (in pixels), components, sampling ("4:2:0", "grey", …), progressive, restart_interval
+    (in MCUs) and adobe_transform (the colour transform, or None without Adobe's segment).
 
     Raises ValueError if it is not a JPEG, ends before its scan, or has more than 4 components or 500 megapixels. Raises
     UserError if the C++ module isn't installed.

@@ -34,7 +34,8 @@ class DataFile:
 class Card:
     """The metadata at the beginning of a data set's README.md.
 
-    - `files`: for each configuration, its file patterns, each with the name of a split or None.
+    - `files`: for each configuration, pairs of a split's name and a file pattern. The name is None if the card gives
+      no split for the pattern.
     - `default`: the configuration to use if the user names none.
     - `features`: the features of each configuration; those under "" apply to all.
     """
@@ -109,8 +110,10 @@ def read_card(path: Path) -> Card:
 
 
 def saved_features(folder: Path) -> Features:
-    """Return the features in the dataset_info.json in `folder`, which `datasets` saves next to the rows, or an empty
-    dict."""
+    """Return the features in the dataset_info.json in `folder`, which `datasets` saves next to the rows.
+
+    Return an empty dict if the file is missing or invalid.
+    """
     try:
         found = json.loads((folder / "dataset_info.json").read_bytes())["features"]
         return {name: each for name, each in found.items() if isinstance(each, dict)}

@@ -45,8 +45,11 @@ class DataSet:
 
 
 def find_data_set(source: str) -> DataSet:
-    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError if the data set can't
-    be downloaded, or if its files can't be identified."""
+    """Return the data set at `source`, after downloading it if it is on the Hub.
+
+    Raises UserError if the data set can't be downloaded, if its metadata don't name its files, or if it has several
+    configurations and the user chose none.
+    """
     if source.startswith(HUB):
         there = download(source)
         name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")

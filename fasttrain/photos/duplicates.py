@@ -19,7 +19,8 @@ class Duplicates:
 
     - `pairs`: the positions of the two photographs of each of m pairs, int64 [m, 2], the smaller position first.
     - `distances`: the number of bits in which the hashes of each pair differ, int64 [m].
-    - `leaked`: the positions of validation and test samples that are similar to a sample of an earlier split, int64.
+    - `leaked`: the positions of validation samples that are similar to a training sample, and of test samples that are
+      similar to a training or validation sample, int64.
     """
 
     pairs: NDArray[np.int64]

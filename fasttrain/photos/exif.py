@@ -12,8 +12,8 @@ _ORIENTATION_TAG, _SHORT = 0x0112, 3
 def exif_orientation(block: bytes) -> int:
     """Return the orientation, 1 to 8, in an Exif block (a TIFF header and its first directory).
 
-    The first orientation entry counts, if it is a single SHORT from 1 to 8. In all other cases, also if the block is
-    invalid or truncated, the result is 1, because a photograph with bad metadata is still usable. XMP is ignored.
+    The first orientation entry counts, if it is a single SHORT from 1 to 8. Otherwise the result is 1. An invalid or
+    truncated block also gives 1, because a photograph with bad metadata is still usable. XMP is ignored.
     """
     order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:

@@ -17,11 +17,11 @@ _NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
-    """Return the columns of a table except those at the positions `used`, with a value for each row.
+    """Return the columns of a table, by name, except those at the positions `used`. A column has a value for each row.
 
-    A value is a number, a boolean, a string, a list of these, or None for an empty cell. The cells of a text file
-    become numbers, or lists, if every cell of the column is a number, or a list in JSON. Columns with the same name are
-    numbered.
+    A value is a number, a boolean, a string, a list of these, or None for an empty cell. In a text file such as CSV, a
+    column holds numbers if every cell is a number, lists if every cell is a list in JSON, and otherwise strings. If an
+    earlier column has the same name, the column's number is appended: "size.5".
     """
     text = table.path.suffix.lower() in TEXT
     found: dict[str, list[Any]] = {}
@@ -53,7 +53,7 @@ def _list(cell: str) -> bool:
 
 
 def plain_value(cell: Any) -> Any:
-    """Return a value in a form that JSON supports. NaN becomes None."""
+    """Return a value in a form that JSON supports. NaN becomes None, and a date or time becomes a string."""
     if cell is None or isinstance(cell, (str, bool, int)):
         return cell
     if isinstance(cell, (float, Decimal)):

@@ -56,10 +56,10 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, options: SourceOptions) -> Listing:
-    """List the photographs of a tree with Food-101's layout (see `has_meta`), in the same way as a folder on this
-    machine.
+    """List the photographs of a tree with Food-101's layout (see `has_meta`), such as an archive or a bucket.
 
-    `read` returns the bytes of the file at a path.
+    `read` returns the bytes of the file at a path. `kind` and `name` become the fields `kind` and `name` of the
+    listing.
     """
     if options.classes is not None:
         raise UserError(

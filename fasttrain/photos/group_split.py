@@ -42,12 +42,12 @@ def place_groups(
     """Return the split of each of n photographs, int8 [n], 0 train, 1 val, 2 test. It is the same for all photographs
     of a group.
 
-    `labels` is int32 [n], and the fractions are in [0, 1). `order`, a permutation of 0 .. n - 1, decides between groups
-    of the same size. `before`, int8 [n], is each photograph's earlier split, or -1 for none. A group that has an
-    earlier split keeps it.
+    `groups` has the group of each photograph, `labels` is int32 [n], and the fractions are in [0, 1). `order`, a
+    permutation of 0 .. n - 1, decides which of several groups of the same size is placed first. `before`, int8 [n], is
+    each photograph's earlier split, or -1 for none. A group that has an earlier split keeps it.
 
     The largest groups are placed first, each in the split that is furthest short of photographs of the group's classes.
-    Each class gets as close to the fractions as its groups allow. Every class has training photographs, and also
+    Each class gets as close to the fractions as its groups allow. Every class has training photographs. It has
     validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
@@ -79,8 +79,8 @@ def cover_splits(split_of: dict[str, int], held: dict[str, Counter[int]], free: 
     """Move small groups between splits, so that every class has photographs in as many of the `splits` as possible.
 
     `split_of` has the split of each group and is changed. `held` has the number of photographs of each class in each
-    group, and only the `free` groups are moved. Training comes first: a group is moved there even if its class then has
-    none in another split.
+    group, and only the `free` groups are moved. Training comes first: a group is moved to the training split even if
+    its class then has no photographs in the split that the group leaves.
     """
     by_class: dict[int, list[str]] = {}
     for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):

@@ -36,8 +36,9 @@ class _Place:
 class Gzipped(Container):
     """The decompressed content of a gzip file as a `Container`.
 
-    `Forward` saves points in it. `read` starts at the nearest point before the requested bytes: on average 0.5 MB
-    before, or a 2,000th of the file if that is more.
+    While `Forward` reads the file, it saves copies of the decompressor's state at regular distances. `read` continues
+    from the last copy before the requested bytes. On average that copy is 0.5 MB before them, or a 2,000th of the file
+    if that is more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +67,7 @@ class Gzipped(Container):
         return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:
-        """Return a copy of the last saved place at or before byte `start` of the decompressed content."""
+        """Return a copy of the last saved place (position and decompressor) at or before byte `start`."""
         return self._points[bisect.bisect_right(self._points, start, key=lambda place: place.out) - 1].copy()
 
     def step(self, place: _Place) -> bytes:
@@ -94,7 +95,10 @@ class Gzipped(Container):
                 return piece
 
     def keep(self, place: _Place) -> None:
-        """Save a point, unless another one is near. All bytes before it must have been read."""
+        """Save a copy of `place` for `read`, unless another saved place is near.
+
+        `place` must not be before the last saved one.
+        """
         if place.out - self._points[-1].out >= self._apart:
             self._points.append(place.copy())
 

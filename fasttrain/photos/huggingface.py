@@ -43,7 +43,10 @@ _SPLITS = {0: "train", 1: "val", 2: "test", UNDECIDED: "photographs"}
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a data set on the Hub, or a file or a folder with photographs in rows."""
+    """Return whether `source` is a data set on the Hub, or Parquet or Arrow files with photographs in their rows.
+
+    The files may be given as one file, as a folder, or as a folder that `datasets` saved.
+    """
     if source.startswith(HUB):
         return True
     path = user_path(source)
@@ -60,7 +63,10 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in the rows of a data set. Raises UserError if its columns can't be identified."""
+    """List the photographs in the rows of a data set.
+
+    Raises UserError if it isn't clear which columns hold the photographs and the labels, or if no row has a label.
+    """
     require(f"--source {source}", "parquet", "pyarrow")
     found = find_data_set(str(source))
     files, ignored = without_other_splits(found.files, str(source))
@@ -169,7 +175,7 @@ class _Opened:
             return class_name(self.classes, label, where)
         if not label.isdigit() or int(label) >= len(self.classes) or not self.classes[int(label)]:
             raise UserError(
-                f"{where}: label {label} is not one of its {len(self.classes):,} classes; give --class-names"
+                f"{where}: label {label} is not one of the {len(self.classes):,} classes; give --class-names"
             )
         return self.classes[int(label)]
 

@@ -97,7 +97,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
-    """Raise ValueError if `data` is not a JPEG of `width` x `height` pixels, or has too many scans."""
+    """Raise ValueError if `data` is not a JPEG of `width` x `height` pixels, or has more than 100 scans."""
     if native_available():  # takes a hundredth of the time
         info = jpeg_info(data)
         found, progressive = (info["width"], info["height"]), info["progressive"]

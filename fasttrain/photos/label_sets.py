@@ -36,11 +36,12 @@ class LabelSets:
 
 
 def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets | None:
-    """Return the set of classes in each cell of a column, or None if the column has single labels.
+    """Return the set of classes in each cell of a column, or None if each cell is a single label.
 
     A cell holds a list, a JSON list, or names with a separator between them. All cells are read in the same way. With
-    `multi_label` the labels are always sets. Otherwise they are sets only if a list has several entries, or if the
-    separated names also occur alone in cells. Raises UserError if two separators are possible.
+    `multi_label` the labels are always sets. Otherwise they are sets only if a list has several entries, or if each
+    name in a cell such as "cat|dog" is also the only name in another cell. Raises UserError if the cells contain
+    several separators and `multi_label` is True.
     """
     cells = [row[column] for row in table.rows]
     lists = _as_lists(cells)
@@ -57,9 +58,9 @@ def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets 
 
 
 def sets_in_columns(table: Table, columns: Sequence[int]) -> LabelSets | None:
-    """Return the sets of classes that columns of 0 and 1 (or -1 and 1) give, with a column for each class.
+    """Return the set of classes of each row from columns that hold 0 and 1, or -1 and 1, one column for each class.
 
-    Returns None if fewer than two of `columns` have only such values.
+    `columns` are positions; columns with other values are left out. Returns None if fewer than two are left.
     """
     for values in (_YES_OR_NO, _SIGNS):
         found = {column: _truths(table, column, values) for column in columns}

@@ -31,9 +31,9 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def class_name(classes: list[str], label: str, where: str) -> str:
-    """Return the name of the class that `label` means, which is the name itself or the class's number.
+    """Return the name of the class that `label` means. `label` is the class's name, or its position in `classes`.
 
-    Raises UserError if there is no such class. The message begins with `where`.
+    Raises UserError if `label` is neither. The message begins with `where`, such as "FILE: line 7".
     """
     if label in classes:
         return label
@@ -50,9 +50,10 @@ def sorted_names(names: set[str]) -> list[str]:
 
 
 def choose_labels(texts: Sequence[Sequence[str]]) -> int | None:
-    """Choose one of several columns of labels: the first one with names instead of numbers. Return its position.
+    """Return the position of the first column that has names, or 0 if all columns have numbers.
 
-    Returns None if the columns do not distinguish the same classes.
+    `texts` holds the labels in each of several columns. Returns None if the columns contradict each other: if rows with
+    equal labels in one column have different labels in another.
     """
     pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
     if {len(set(other)) for other in texts} != pairs or len(pairs) > 1:

@@ -20,9 +20,10 @@ _COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three di
 def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -> Listing:
     """Return the listing with classes named by folders, as `choice` says.
 
-    `choice` is "top" for the class folder, "leaf" for the folder that a photograph is in, "path" for the path of all
-    folders, or None if the user made no choice. `folders` has the folder of each photograph, relative to the parent of
-    the class folders. Raises UserError if the user must choose.
+    The class of a photograph in `animals/cat/` is "animals" if `choice` is "top", "cat" if it is "leaf", and
+    "animals/cat" if it is "path". None means that the user made no choice, and then the top folders are the classes.
+    `folders` has the folder of each photograph, relative to the parent of the class folders. Raises UserError if
+    `choice` is None and the folders within the class folders may be the classes.
     """
     if choice not in (None, *CHOICES):
         raise UserError(f"--classes {choice}: not a choice; give top, leaf or path")

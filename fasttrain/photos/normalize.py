@@ -69,7 +69,7 @@ class StoredPhoto(_Outcome):
     """A photograph as a JPEG of 8 bits per sample, with one grey component or three components.
 
     The first step in `how` is "as-is", "stripped" (metadata removed), "rotated" (losslessly) or "re-encoded: REASON".
-    "color converted" or "color kept", "resized", "cut" and "damaged" may follow.
+    These may follow: "color converted" (to sRGB), "color kept" (in another ICC profile), "resized", "cut", "damaged".
     """
 
     jpeg: bytes
@@ -79,8 +79,8 @@ class StoredPhoto(_Outcome):
 class RawPhoto(_Outcome):
     """A photograph as pixels: uint8 RGB in rows, `height` x `width` x 3 bytes.
 
-    The first step in `how` is "decoded: FORMAT". "rotated", "color converted" or "color kept", "resized" and "damaged"
-    may follow.
+    The first step in `how` is "decoded: FORMAT". These may follow: "rotated", "color converted" (to sRGB), "color kept"
+    (from another ICC profile, without conversion), "resized", "damaged".
     """
 
     pixels: bytes
@@ -99,8 +99,8 @@ def normalize(
 ) -> StoredPhoto:
     """Return the photograph in the file contents `data` as a JPEG for storage, upright and without private metadata.
 
-    The format is recognized by the content, not by a name. A JPEG that every loader can read keeps its coefficients. If
-    `cut` is "none", it also keeps its bytes, except for metadata (see `strip_metadata`). Its EXIF orientation is
+    The format is recognized by the content, not by a name. A JPEG that every loader can read keeps its coefficients.
+    With `cut` "none" such a JPEG keeps its bytes, except for metadata (see `strip_metadata`). Its EXIF orientation is
     applied losslessly if the C++ module is installed and the sides are multiples of the MCU. Any other photograph is
     decoded, put on white if it is transparent, and encoded once, with 4:2:0 subsampling.
 
@@ -116,8 +116,8 @@ def normalize(
     - `hold`: a function that takes a number of pixels and returns a context. The context is entered before memory for
       that many pixels is used.
 
-    Every photograph is decoded completely, or all of its coefficients are read. Raises BrokenPhoto if `data` is not a
-    photograph, is damaged too much, or has more than MAX_PIXELS.
+    Damage is found because every photograph is decoded completely, or all coefficients of its JPEG are read. Raises
+    BrokenPhoto if `data` is not a photograph, if too little of it is intact, or if it has more than MAX_PIXELS.
     """
 
     def stored(data: bytes) -> StoredPhoto:

@@ -221,7 +221,7 @@ def _register() -> None:
 
 
 def open_as(kind: str, data: bytes) -> Image:
-    """Open the image `data` as the format `kind`, without changes.
+    """Open the image `data` with Pillow's plugin for the format `kind`. The pixels are not decoded yet.
 
     Raises BrokenPhoto if Pillow lacks the format, or if the header is damaged.
     """

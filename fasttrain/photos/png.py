@@ -14,8 +14,10 @@ _SCALE = {2: 85, 4: 17}  # the factors by which Pillow decodes grey samples of 2
 
 @dataclass(frozen=True)
 class PngParts:
-    """A PNG without metadata (`pixels`), its Exif block and its ICC profile. The latter are empty if they can't be
-    read."""
+    """A PNG without metadata (`pixels`), its Exif block and its ICC profile.
+
+    The block and the profile are empty if they are missing or damaged.
+    """
 
     pixels: bytes
     exif: bytes

@@ -53,12 +53,14 @@ def list_records(
     read: Callable[[str], bytes],
     names: Path | None = None,
 ) -> Listing:
-    """List photographs by the label that is their class.
+    """Return the listing of `records`. The class of a photograph is one of its labels.
 
-    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. `own` are the names of the
-    labels that hold the class by the rules of the format. If such a label holds numbers and another label names the
-    same classes, the names are used. `names` is a file of class names that was found next to the data. Raises UserError
-    if the label can't be identified.
+    `options.label_column` names this label. If it is None, the label is one in `own`, the names that the format gives
+    to labels with the class. If that label holds numbers and another label names the same classes, the other label is
+    used. `names` is a file of class names that was found next to the data, or None.
+
+    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. Raises UserError if it isn't
+    clear which label is the class.
     """
     where = f"--source {files.root}"
     if not records:

@@ -24,7 +24,7 @@ _SHARE = 0.5  # the share of the free memory to use
 
 
 def unbounded(pixels: int) -> AbstractContextManager[None]:
-    """Reserve nothing. This is the `Hold` for decoding one photograph at a time."""
+    """Return a context that reserves no memory. Pass this function as `hold` to decode one photograph at a time."""
     return contextlib.nullcontext()
 
 
@@ -48,10 +48,11 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     def run(self, work: Callable[[Hold], _Result]) -> _Result:
-        """Return `work(hold)`. `work` calls `hold` before it uses memory, and may nest its contexts.
+        """Return `work(hold)`. `work` enters the context `hold(n)` before it uses memory for n pixels.
 
-        If too many pixels are held, `work` is interrupted, and called again when its pixels fit. So a photograph that
-        waits takes no memory, not even for its file.
+        `work` may enter such contexts within each other. If the pixels don't fit, `hold` ends `work` by an exception,
+        and `work` is called again from its beginning when they fit. So a photograph that waits takes no memory, not
+        even for its file.
         """
         wanted = 0
         while True:

@@ -83,8 +83,9 @@ def holds_photographs(path: Path) -> bool:
 def photograph_columns(rows: RowFile, features: Features) -> list[str]:
     """Return the names of the columns that hold photographs.
 
-    Columns described as Image come first. If there are none, columns of structs with bytes are used, and then columns
-    of bytes with a name such as "image".
+    They are the columns that `features` describes as Image. If there are none, they are the columns of structs with
+    bytes that `features` doesn't describe. If there are none of these, they are columns of bytes with a name such as
+    "image".
     """
     structs = [name for name, kind in rows.types.items() if bytes_field(kind) == "bytes"]
     images = [name for name in structs if features.get(name, {}).get("_type") == "Image"]
@@ -94,8 +95,8 @@ def photograph_columns(rows: RowFile, features: Features) -> list[str]:
 
 
 def bytes_field(kind: Any) -> str | None:
-    """Return where a column of this Arrow type holds bytes: "bytes" for the field of a struct, "" for the column
-    itself, or None."""
+    """Return where a column of the Arrow type `kind` holds bytes: "bytes" for the field `bytes` of a struct, "" for the
+    column itself, None if it holds none."""
     import pyarrow.types as types
 
     if types.is_struct(kind):

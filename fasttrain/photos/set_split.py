@@ -32,8 +32,9 @@ def place_sets(
     fractions are in [0, 1).
 
     The class with the fewest remaining groups is handled first, so that rare classes are divided before common ones.
-    Each of its groups goes to the split that lacks most photographs of the class, or else most photographs. Every class
-    has training photographs, and also validation and test photographs if it has enough groups.
+    Each of its groups goes to the split that lacks most photographs of the class. If several splits lack equally many,
+    the group goes to the one that lacks most photographs in total. Every class has training photographs. It has
+    validation and test photographs if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     sizes: Counter[str] = Counter()

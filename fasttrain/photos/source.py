@@ -23,8 +23,10 @@ TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The options of `convert` that decide how a source is read. Files that they name are read when the source is
-    opened."""
+    """The options of `convert` that decide how a source is read; `fasttrain convert --help` explains each.
+
+    Files that the options name are read when the source is opened.
+    """
 
     classes: str | None = None
     path_column: str | None = None
@@ -73,7 +75,8 @@ class Listing:
     - `names`: the name of every class in label order, with or without photographs.
     - `photos`: the photographs.
     - `ignored`: (path, reason) of each file that is not a photograph.
-    - `folder`: the folder that holds the class folders, "" or such as "train/"; None if there are no class folders.
+    - `folder`: the folder that holds the class folders, relative to `root`: "" for `root` itself, or a path such as
+      "train/". None if there are no class folders.
     - `content`: bytes that decide labels, such as those of a table. They enter the fingerprint besides paths and sizes.
     - `notes`: messages for the user.
     - `settings`: settings for the manifest.
@@ -109,8 +112,8 @@ class Source:
     - `splits`: int8 [n], 0 train, 1 val, 2 test, and -1 if `convert` decides.
     - `ignored`: (path, reason) of each file that is not a photograph.
     - `fingerprint`: "sha256:" and the hash of (path, size in bytes, split) of all photographs.
-    - `local_state`: like `fingerprint`, but also of `walk.Found.stamp`. It differs between copies of the data set, and
-      changes if a photograph is modified.
+    - `local_state`: a hash like `fingerprint`, which covers each file's `walk.Found.stamp` in addition. It differs
+      between copies of the data set, and changes if a photograph is modified.
     - `groups`: the group of each photograph, or empty.
     - `extra`: a JSON value per photograph for each further column of a table, by the column's name.
     - `notes`, `settings`, `reader`: see `notes`, `settings` and `read` in `Listing`.
@@ -235,7 +238,7 @@ def refuse_shards(root: Path) -> None:
     if (root / ".parts").is_dir():
         raise UserError(f"--source {root} holds an unfinished conversion; give the folder of the photographs")
     if any(root.glob("index*.npy")) and any(root.glob("*.tar")):
-        raise UserError(f"--source {root} holds shards without their manifest.json; copy it again, or convert again")
+        raise UserError(f"--source {root} holds shards without manifest.json; copy that file again, or convert again")
 
 
 def few(names: Sequence[str]) -> str:

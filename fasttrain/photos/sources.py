@@ -75,8 +75,9 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
     """Return the photographs of `source`, which may have one of these forms:
 
     - "food101", which is downloaded into the cache, or "sample", which is drawn into it.
-    - A folder with a folder for each class; or with `train/` and `val/` or `test/` (or similar names), each with class
-      folders; or with Food-101's `images/`, `meta/train.txt` and `meta/test.txt`.
+    - A folder that holds a folder for each class.
+    - A folder that holds `train/` and at least one of `val/` and `test/` (or similar names), each with class folders.
+    - A folder that holds Food-101's `images/`, `meta/train.txt` and `meta/test.txt`.
     - A table with a row for each photograph: its path and its label.
     - A zip or a tar of such a folder, or a folder of archives.
     - WebDataset's tars, FFCV's `.beton` files or TFRecords: a file, a folder, or a pattern with braces.
@@ -84,9 +85,8 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
     - The URL of a folder of class folders, or of a table, which fsspec can read.
 
     Files on this machine and behind URLs are read in place. Hidden files are skipped, links are followed, and no folder
-    is read twice. `least_classes` is the smallest number of classes that is accepted. Raises UserError if the source
-    has none of these forms, if Food-101 can't be downloaded, or if every file of a class is unusable and
-    `options.skip_empty_classes` is not set.
+    is read twice. Raises UserError if the source has none of these forms, if it can't be downloaded, if it has fewer
+    than `least_classes` classes, or if every file of a class is unusable and `options.skip_empty_classes` is not set.
     """
     try:
         kind = next(kind for kind in _KINDS if kind.claims(str(source)))

@@ -22,13 +22,16 @@ _ORDER_STREAM = _VALIDATION_STREAM + 1
 def decide_splits(
     source: Source, val_fraction: float, test_fraction: float, seed: int, held: NDArray[np.int8] | None = None
 ) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test: the source's own split, or a random one.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test.
 
+    A photograph keeps the split that the source gives it. If the source gives none (-1), the split is drawn:
     `val_fraction` and `test_fraction`, both in [0, 1), are the shares of each class to draw, and `seed` is in [0,
-    2**63). Photographs of a group stay together. A photograph that the source puts into train is only drawn for
-    testing, and only if the source has no test photographs. Photographs with a split in `held`, int8 [n], keep it. The
-    others have -1 there, and go to the held split of their group, or to the split that lacks most photographs of their
-    class. Raises UserError if the source has photographs of one group in two splits.
+    2**63). If the source has no test photographs, its training photographs may be drawn for testing. Photographs of a
+    group stay together.
+
+    `held`, int8 [n], has the splits of an earlier conversion, which are kept, and -1 for new photographs. A new
+    photograph goes to the held split of its group. If its group has none, it goes to the split that lacks most
+    photographs of its class. Raises UserError if the source has photographs of one group in two splits.
     """
     held = np.full(len(source.paths), UNDECIDED, np.int8) if held is None else _held_groups(source, held)
     splits = _joined(source, np.where(held == UNDECIDED, source.splits, held))
@@ -95,10 +98,11 @@ def stratified_split(
     """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, drawn separately for each class.
 
     `labels` is int32 [n], `seed` is in [0, 2**63), and the fractions are in [0, 1). If a class has n photographs,
-    round(n * val_fraction) of them go to the validation split, but never all, and at least one if n >= 2 and the
-    fraction is not 0. The same rule is then applied to the test split and the remaining photographs. `test_fraction`
-    does not change the validation split, and a class's draw does not change if other classes gain photographs.
-    Photographs with a split in `held` (see `decide_splits`) keep it, and count as drawn.
+    round(n * val_fraction) of them go to the validation split: at least one if the fraction is not 0, and at most
+    n - 1. Then round(n * test_fraction) of the remaining ones go to the test split by the same rule, so that at least
+    one photograph is left for training. `test_fraction` does not change the validation split, and a class's draw does
+    not change if other classes gain photographs. Photographs with a split in `held` (see `decide_splits`) keep it, and
+    count as drawn.
     """
     held = np.full(len(labels), UNDECIDED, dtype=np.int8) if held is None else held
     splits = np.where(held == UNDECIDED, np.int8(TRAIN), held)

@@ -22,7 +22,7 @@ _IGNORED = frozenset(_OTHERS.split())
 
 
 def split_of(name: str) -> int | None:
-    """Return the split that a name stands for (0 train, 1 val, 2 test), or None.
+    """Return the split that a name stands for (0 train, 1 val, 2 test), or None if it stands for no split.
 
     Case, digits, punctuation and single letters are ignored, and so are additional words such as "set", "data" and
     "images".

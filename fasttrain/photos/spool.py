@@ -32,9 +32,9 @@ class Batch(NamedTuple):
 class Spool:
     """A temporary file in the cache folder. It has no name, so it disappears when the process ends for any reason.
 
-    A piece of the large file is copied when the first of its photographs is requested. This is necessary because
-    `convert` reads photographs in random order, and would read each piece again for each of its photographs. May be
-    used from any thread.
+    A piece of the large file (a row group of a Parquet file) is copied to the temporary file when the first of its
+    photographs is requested. Without the copy, `convert`, which reads photographs in random order, would read the
+    entire piece again for each of its photographs. May be used from any thread.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Spool:
     def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
         """Return the photograph at `position` in `piece`, or None if that photograph is missing.
 
-        `batches` reads the piece, some photographs at a time, and may raise exceptions. Raises UserError if the disk
-        has no space for the copy.
+        `batches` is called once per piece, when the piece is not copied yet: it reads the piece, some photographs at a
+        time. Exceptions from it are passed on. Raises UserError if the disk has no space for the copy.
         """
         with self._lock:
             busy = self._busy.setdefault(piece, threading.Lock())

@@ -112,7 +112,9 @@ def _url(table: Table, source: str, options: SourceOptions) -> str | None:
         common = os.path.commonprefix(cells).rpartition("/")[0]  # noqa: RUF071 - commonpath knows no "//"
         if _HAS_BUCKET.match(f"{common}/"):
             return common
-        raise UserError(f"{table.path}: its URLs are in several buckets; copy the photographs into one, or to a disk")
+        raise UserError(
+            f"{table.path}: its URLs are in several buckets; copy the photographs into one bucket or folder"
+        )
     return source.rpartition("/")[0] if is_url(source) else None
 
 
@@ -287,10 +289,10 @@ def _path_column(table: Table, place: _Place) -> int:
 def label_column(table: Table, path: int) -> int:
     """Return the position of the column of labels, which is found by its name.
 
-    If the columns have no names, it is the one to the right of the column of paths, or else the one to its left.
-    `path`: the position of the column of paths.
+    If the columns have no names, the labels are in the column to the right of the column of paths. If the paths are in
+    the last column, the labels are to the left of them. `path`: the position of the column of paths.
 
-    Raises UserError if no column, or if several columns, may be the label.
+    Raises UserError if no column is named like a label, or if several columns are and contradict each other.
     """
     named = [column for column in table.known(LABELS) if column != path]
     if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:
@@ -309,7 +311,10 @@ def label_column(table: Table, path: int) -> int:
 
 
 def split_column(table: Table, taken: Sequence[int]) -> int | None:
-    """Return the column that names splits, or None if there is none. Columns in `taken` have another role."""
+    """Return the position of the column that names splits, or None if there is none.
+
+    `taken` are the positions of columns with another role.
+    """
     for column in table.known(SPLITS):
         cells = {text_of(row[column]) for row in table.rows} - {""}
         if column not in taken and any(split_of(cell) is not None for cell in cells):

@@ -40,9 +40,11 @@ def keep_together(source: Source, workers: int, advance: Callable[[int], None]) 
     groups.
 
     Photographs are near-duplicates if their bytes are equal, or if their perceptual hashes differ in at most DISTANCE
-    bits. They join the groups that the source has already. Near-duplicates that the source puts into different splits
-    stay there, and a note counts them. The hashes are cached. `workers` is the number of threads. `advance` is called
-    with the number of photographs that were hashed since the last call. If it raises an exception, the search ends.
+    bits. Groups that `source` has already are joined if near-duplicates connect them. Near-duplicates that the source
+    puts into different splits stay there, and a note in `notes` says how many. The hashes are cached.
+
+    `workers` is the number of threads. `advance` is called with the number of photographs that were hashed since the
+    last call. If `advance` raises an exception, the search ends.
     """
     links = _links(_hashes(source, workers, advance))
     found = _linked(len(source.paths), links)

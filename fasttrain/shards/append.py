@@ -54,16 +54,17 @@ _KEPT = "the shards keep the earlier version"
 
 @dataclass(frozen=True)
 class Addition:
-    """The photographs of a source that the shards lack, and the state of the shards before.
+    """The photographs of a source that the shards lack, and what the shards held before.
 
     - `base`: the manifest before the append.
     - `fingerprint`: the shards' fingerprint before the append; see `ShardSet`.
     - `index`: the shards' index before the append.
     - `source`: the source. Its classes are those of the shards, followed by the new ones.
-    - `earlier`: the source's photographs that the shards hold already.
-    - `keys`: the key of each photograph of the source.
-    - `known`: the split and the size in bytes of each photograph of earlier conversions, by its path. The size is -1 if
-      it was not recorded.
+    - `earlier`: which of the source's photographs are to be added, the split of each of the others, and the numbers of
+      the first new shards.
+    - `keys`: the key (the name in the shards) of each photograph of the source.
+    - `known`: for the path of each photograph of earlier conversions, its split and its size in bytes. The size is -1
+      if it was not recorded.
     - `kept`: (path, reason) of each photograph that has changed or disappeared since its conversion. The shards keep
       its earlier version.
     """
@@ -93,8 +94,9 @@ class Addition:
 def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
     """Compare `source` with the shards in `out` and return the photographs to add.
 
-    Raises UserError if the shards were made with other settings, if they don't list their photographs, or if they share
-    no class with the source. With `strict`, also raises UserError if a photograph has changed or disappeared since.
+    Raises UserError if the shards were made with other settings, if they lack the list of their photographs
+    (`splits.csv`), if they share no class with the source, or if only one of the two is multi-label. With `strict`, a
+    photograph that has changed or disappeared since its conversion raises UserError instead of being noted in `kept`.
     """
     shards = ShardSet.open(out.location)
     base = shards.manifest

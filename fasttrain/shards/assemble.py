@@ -42,9 +42,9 @@ def assemble(
 ) -> Manifest:
     """Write the index, the lists and, last, the manifest. Return the manifest.
 
-    `parts` are the jobs and their records, in the order of the layout. `rejected.tsv` is always written, the other
-    lists only if they have lines. Raises UserError if a class has no training photograph left (after `rejected.tsv` is
-    written), and OSError if the disk can't be written.
+    `parts` has the job and the record of each shard, in the order of `lay_out`. `rejected.tsv` is always written, the
+    other lists only if they have lines. Raises UserError, after `rejected.tsv` is written, if a class has no training
+    photograph left, and OSError if the disk can't be written.
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
@@ -97,8 +97,8 @@ def require_training(
 ) -> None:
     """Raise UserError if a class has no training photograph left.
 
-    `kept` are the shards with photographs, `broken` the reasons why photographs are broken, by their paths, and
-    `listed` is the file with these reasons. Classes whose label is in `known` are not checked.
+    `kept` are the shards with photographs. `broken` has the reason why a photograph is broken, by the photograph's
+    path, and `listed` is the file with these reasons. Classes whose label is in `known` are not checked.
     """
     left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.classes)}
     for label, name in enumerate(classes):

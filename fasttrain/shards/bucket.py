@@ -34,9 +34,9 @@ _REMOVED_AT_ONCE = 1000
 class Bucket:
     """A folder behind a URL. Its methods are explained in `Destination`.
 
-    If several machines convert parts, they write their shards to the final place, so `merge` has nothing to move. Only
-    the records are in a folder for each part. There is no lock between machines: two machines that write the same shard
-    write the same bytes.
+    If several machines convert parts of a data set, they all write their shards directly into this folder, so `merge`
+    has nothing to move. Only the records are in a folder for each part. There is no lock between machines, and none is
+    needed: two machines that write the same shard write the same bytes.
     """
 
     def __init__(self, url: str, part: str = "") -> None:
@@ -58,8 +58,9 @@ class Bucket:
 
     @contextlib.contextmanager
     def exclusive(self, *, wait: bool) -> Iterator[None]:
-        """Return a context that keeps other conversions on this machine out. The context ends after the current upload.
+        """Return a context that keeps other conversions on this machine out.
 
+        At its end, the context waits until the current upload is finished.
         If another conversion is running, wait for it if `wait` is True, and otherwise raise UserError.
         """
         self._staging = cache_root() / "upload" / hashlib.sha256(self.location.encode()).hexdigest()[:16]

@@ -2,8 +2,8 @@
 
 A file gets its name only when it is complete. A process that maps a file holds a shared `flock` on it as long as the
 mapping exists, so any process can tell which files are in use. Files in use are never deleted, but they count towards
-the limit. Of the others, the least recently used is deleted first. A file that is being written has its full size from
-the start, so it counts towards the limit too.
+the limit. If the cache becomes too large, the least recently used of the other files is deleted first. A file that is
+being written has its full size from the start, and counts towards the limit.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ class FileState(NamedTuple):
 class Destination(Protocol):
     """The folder that shards are written to. File names are relative to it, with slashes.
 
-    A file is either complete or absent. If the disk fails, the methods of a `Folder` raise OSErrors, which `exclusive`
-    turns into UserErrors. Those of a `Bucket` raise UserErrors. `str()` returns the path or URL for messages.
+    A file is either complete or absent. The methods of a `Folder` raise OSError if the disk fails, and the context
+    `exclusive` turns it into a UserError. The methods of a `Bucket` raise UserError. `str()` returns the path or URL
+    for messages.
     """
 
     @property
@@ -90,8 +91,10 @@ class Destination(Protocol):
         """Wait until all finished shards are uploaded or safely on the disk."""
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
-        """Make a shard of a part, and its record, available in this destination. With `empty` there is only a
-        record."""
+        """Make the shard `name` of `part`, and its record, available in this destination.
+
+        `empty` says that the shard has no photographs. Then there is a record, but no tar.
+        """
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files. When this returns, a power cut can't bring them back."""

@@ -1,4 +1,4 @@
-"""`extra_labels.jsonl`: the values of a table's other columns for each photograph."""
+"""`extra_labels.jsonl`: for each photograph, the values of the columns that are not its path, label, split or group."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ def extra_labels_file(source: Source) -> bytes:
     """Return the contents of the file: a line `{"key": KEY, "labels": {COLUMN: VALUE}}` for each photograph of
     `source`.
 
-    Broken photographs have a line too, although no sample has their key.
+    Broken photographs are included, although no sample has their key.
     """
     return b"".join(extra_lines(source, make_keys(source.paths)))
 
 
 def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
-    """Yield the line of each photograph. `keys` has the key of each. Yields nothing if the source has no other
-    columns."""
+    """Yield the line of each photograph. `keys` has the key of each. Yields nothing if `source.extra` is empty."""
     for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
         labels = dict(zip(source.extra, cells, strict=True))
         yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"

@@ -30,9 +30,10 @@ def source_name(source: str) -> str:
 
 
 def data_set_in(data: str | Path) -> str | Path:
-    """Return `data` if it is a data set or a URL, or else the only data set in the folder `data`.
+    """Return the path of the only data set in the folder `data`.
 
-    Returns `data` if there is none. Raises UserError, which lists them, if there are several.
+    Return `data` unchanged if it is a URL or a data set itself, or if there is no data set in it. Raises UserError,
+    which lists the data sets, if there are several.
     """
     if is_url(data):
         return data

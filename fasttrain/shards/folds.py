@@ -19,10 +19,10 @@ _TRAIN, _VAL, _TEST = range(len(SPLITS))
 
 
 class FoldView(ShardSet):
-    """A view of shards for one fold: val is the fold, and train is the rest of the stored train and val splits.
+    """Shards with other splits: val is one fold, and train is the rest of the stored train and val splits.
 
-    The test split stays unchanged. Pickling a view gives the stored shards, because loader processes read samples by
-    their ids, which are the same in both.
+    The test split and the ids of the samples stay unchanged. Unpickling a FoldView gives the shards with their stored
+    splits: loader processes get it, and they read samples by ids alone.
     """
 
     def __init__(self, shards: ShardSet, fold: Fold, seed: int) -> None:
@@ -99,7 +99,7 @@ def assign_folds(
 def groups_of(shards: ShardSet) -> NDArray[np.int64]:
     """Return the group of each sample, int64 [N]. Samples of a group must stay in the same fold.
 
-    Raises UserError if `convert` grouped photographs by a column, because shards don't store it.
+    Raises UserError if `convert` grouped photographs by a column of a table, because shards don't store that column.
     """
     from scipy.sparse import coo_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]

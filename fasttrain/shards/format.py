@@ -140,7 +140,7 @@ class Manifest(_FrozenModel):
         return len(self._records())
 
     def contains(self, fingerprint: str) -> bool:
-        """Return whether these shards are the ones with `fingerprint` (see `ShardSet`) after one or more appends."""
+        """Return whether these shards were made from the shards with `fingerprint` (see `ShardSet`) by appending."""
         return any(record.get("to") == fingerprint for record in self._records())
 
     def _records(self) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         plain = json.loads(text)
         version = int(plain["schema"])
         if version > SCHEMA:
-            raise UserError(f"{where}: schema {version} is newer than this fasttrain reads ({SCHEMA}); upgrade it")
+            raise UserError(f"{where}: schema {version} is newer than this version reads ({SCHEMA}); upgrade fasttrain")
         return Manifest.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]

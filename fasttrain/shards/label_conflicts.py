@@ -22,7 +22,8 @@ def find_label_conflicts(
     """Return (path, reason) of each sample whose bytes also occur with another label, sorted by path.
 
     `shards` are the file names in the order of their numbers in `index`. `splits` is the contents of `splits.csv`,
-    which gives the paths; without it, keys take their place. Only samples that agree in length and CRC-32 are read.
+    which gives the paths. A sample that it doesn't list is named by its key instead. Only the bytes of samples that
+    agree in length and CRC-32 are read.
     """
     groups = [rows for candidates in _candidates(index) for rows in _same_bytes(out, index, shards, candidates)]
     if not groups:

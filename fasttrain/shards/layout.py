@@ -27,7 +27,8 @@ def shard_name(split: int, number: int) -> str:
 class Earlier:
     """The state of existing shards, for `convert --append`.
 
-    - `held`: the split of each photograph of the source that the shards know, int8 [n], and -1 for others.
+    - `held`: the split that an earlier conversion gave to each of the source's n photographs, int8 [n], or -1 for a
+      photograph that is new.
     - `added`: whether each photograph is to be written now, bool [n].
     - `first`: the number of the first new shard of each split.
     """

@@ -106,7 +106,9 @@ def _all_parts(out: Destination) -> list[str]:
     count = counts.pop()
     names = [part_name(number, count) for number in range(1, count + 1)]
     if missing := [name for name in names if name not in found]:
-        raise UserError(f"{out}: {', '.join(missing)} is missing; convert it, or copy it here from its machine")
+        raise UserError(
+            f"{out} lacks {', '.join(missing)}; convert the missing parts, or copy them here from other machines"
+        )
     return names
 
 

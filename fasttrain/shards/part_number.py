@@ -48,7 +48,7 @@ def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
         raise UserError(
             f"--part {AUTO}: none of these variables is set: {' and '.join(_SLURM_ARRAY[::2])}, or "
             f"{' and '.join(_SLURM_TASK)} (Slurm), {_POD} and {PARTS_VARIABLE} (Kubernetes), {' and '.join(_TORCHRUN)} "
-            "(torchrun); start it with one of these, or give --part 1/4"
+            "(torchrun); start the command with one of these tools, or give --part 1/4"
         )
     if _TORCHRUN[0] in found:
         found.pop(_SLURM_TASK[0], None)  # it counts the torchruns that srun started

@@ -44,8 +44,10 @@ class Part:
     """The record of a finished shard.
 
     It is stored in `.parts/NAME.json` until the index is made from all records. `index_sha256` is the digest of the
-    DALI index, "" in records of older versions. `stamp` is explained in `FileState`. The lists have one value per
-    stored photograph, except `broken` and `changed`, which hold (path, reason) of other photographs.
+    DALI index, "" in records of older versions. `stamp` is explained in `FileState`.
+
+    The lists have one value per stored photograph, except the last two: `broken` has (path, reason) of photographs that
+    are left out, and `changed` has (path, reason) of stored photographs that differ from their files.
     """
 
     bytes: int = 0
@@ -69,8 +71,8 @@ class Part:
         return [number for label in self.labels for number in (label if isinstance(label, list) else [label])]
 
     def fits(self, job: ShardJob) -> bool:
-        """Return whether this record can belong to `job`: its columns have equal length, and its numbers fit into an
-        index."""
+        """Return whether this record can belong to `job`: it has no more photographs than `job`, the lists have equal
+        lengths, and the numbers fit into an index."""
         columns = (self.offsets, self.lengths, self.widths, self.heights, self.crcs)
         keys = all(isinstance(key, str) and key.isascii() and key.isprintable() for key in self.keys)
         return (

@@ -120,8 +120,8 @@ class LocalFiles:
 class ShardSet:
     """A data set in shards made by `convert`.
 
-    A sample's id is its row in `index`: all of train, then val, then test, and the same again for each append. A
-    ShardSet can be pickled, and it can be used after a fork: each process maps the files itself.
+    A sample's id is its row in `index`. The rows are those of train, then val, then test; the rows of each append
+    follow in the same order. A ShardSet can be pickled, and used after a fork: each process maps the files itself.
 
     - `location`: the folder or URL of the shards.
     - `folder`: the folder on this machine with the files.
@@ -179,7 +179,7 @@ class ShardSet:
     def stored(self) -> ShardSet:
         """Return the shards with the splits that `convert` made.
 
-        This is the same object, except for a view of a fold (`shards.folds`).
+        This is the object itself, except for a `FoldView`, which has other splits.
         """
         return self
 
@@ -221,11 +221,12 @@ class ShardSet:
         return np.bincount(rows["label"], minlength=len(self.classes))
 
     def extra_labels(self) -> ExtraLabels:
-        """Return the other columns of the source's table, with a value for each of the N samples, in the order of their
-        ids.
+        """Return the columns of the source's table that are not path, label, split or group, by name.
+
+        Each column has a value for each of the N samples, in the order of their ids.
 
         A column is int64 or bool [N]; float64 [N] with NaN for missing values, if numbers are missing or not integers;
-        or else a list of N strings, lists or None. Returns an empty dict if the source had no other columns. Raises
+        or else a list of N strings, lists or None. Returns an empty dict if the source had no such columns. Raises
         UserError if the file is damaged.
         """
         name = self.manifest.current(EXTRA)
@@ -256,7 +257,7 @@ class ShardSet:
         if outside.any():
             sample = int(samples[outside.argmax()])
             raise UserError(
-                f"{self.describe(sample)}: {self.manifest.index.name} points outside of the shard; copy both again"
+                f"{self.describe(sample)}: {self.manifest.index.name} points outside of the shard; copy both files"
             )
         return Located(mapped, which.astype(np.int32), offsets, lengths)
 

@@ -76,14 +76,19 @@ class ShardSettings:
         return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings for the manifest, with fasttrain's version, but without the settings in `_LEFT_OUT`."""
+        """Return the settings for the manifest, with fasttrain's version.
+
+        `test_fraction` is left out if it is 0, so that the manifest equals one of an older version.
+        """
         plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
         return {**plain, "fasttrain": __version__}
 
 
 def parse_formats(given: str, *, raw: bool) -> set[str]:
-    """Return the formats in the value of `--format`. Raises UserError for an unknown format, or one that `raw` rules
-    out."""
+    """Return the formats, "tar" or "beton", in the value of `--format`, which separates them by commas.
+
+    Raises UserError for an unknown format, and for "beton" if `raw` is True, because a .beton needs JPEGs.
+    """
     formats = {each.strip() for each in given.split(",")}
     if unknown := formats - {"tar", "beton"}:
         raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")

@@ -74,7 +74,7 @@ class TarWriter:
         return offset + len(head)
 
     def close(self) -> None:
-        """Write the end of the archive: two empty blocks, and zeros up to the end of a record, as tar does."""
+        """Write the end of the archive: two empty blocks, and zeros up to a multiple of 10,240 bytes, as tar does."""
         self._put(bytes(size_of_shard(self.size) - self.size))
         self._write()
 
@@ -119,7 +119,7 @@ def _blank_header() -> tuple[bytes, int]:
 def size_of_shard(members: int) -> int:
     """Return the size in bytes of a tar whose members end at byte `members`.
 
-    Two empty blocks follow, and zeros up to the end of a record.
+    Two empty blocks follow, and zeros up to a multiple of 10,240 bytes.
     """
     end = members + 2 * BLOCK
     return end + -end % tarfile.RECORDSIZE

@@ -99,7 +99,7 @@ class PhotographFolder(ShardSet):
             return memoryview(b"")  # no decoder accepts it, so it counts as a bad sample
 
     def locate(self, samples: NDArray[np.int64]) -> Located:
-        """Read the JPEGs of `samples`, ids as int64 [n]."""
+        """Read the JPEGs of `samples`, ids as int64 [n], into memory, and return their positions in it."""
         buffers = [self.bytes(sample) for sample in samples.tolist()]
         lengths = np.array([len(each) for each in buffers], np.uint64)
         return Located(buffers, np.arange(len(buffers), dtype=np.int32), np.zeros_like(lengths), lengths)

@@ -207,8 +207,8 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
     ("options", "said"),
     [
         ({"split": "trian"}, "split = 'trian' is not one of train, val, test, all; did you mean 'train'"),
-        ({"batch_size": 0}, "batch_size = 0, limit = None, workers = None: give batch_size and limit of at least 1"),
-        ({"workers": -1}, "workers = -1: give batch_size and limit of at least 1, and workers of at least 0"),
+        ({"batch_size": 0}, "batch_size = 0: give at least 1"),
+        ({"workers": -1}, "workers = -1: give at least 0"),
         ({"crop": "64"}, "crop = '64': give RandomResizedCrop(224), CenterCrop(224), or a size such as 224"),
         ({"hflip": 1.5}, "hflip = 1.5: give a probability, 0 to 1"),
         ({"vflip": -0.1}, "vflip = -0.1: give a probability, 0 to 1"),

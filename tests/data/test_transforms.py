@@ -85,7 +85,7 @@ def test_views_are_augmented_apart(shard_folder) -> None:
             [Normalize(), ColorJitter(0.4)],
             "transforms are applied in this order: RandAugment or TrivialAugment, ColorJitter",
         ),
-        ([Mixup(0.2)], "Mixup and CutMix need normalized images of a single view"),
+        ([Mixup(0.2)], "Mixup and CutMix need normalized images: add Normalize"),
         (["flip"], "transforms: 'flip' is neither a transform of fasttrain nor a function of a batch"),
         ([ColorJitter], "is neither a transform of fasttrain nor a function of a batch"),
     ],

@@ -98,9 +98,15 @@ def test_resize_shows_the_entire_photograph(shard_folder) -> None:
     assert all(not torch.equal(*each) for each in zip(squashed[~square], centred[~square], strict=True))
 
 
-@pytest.mark.parametrize("options", [{"views": []}, {"views": [LARGE], "crop": LARGE}])
-def test_views_are_given_in_place_of_a_crop(options, shard_folder) -> None:
-    with pytest.raises(UserError, match="views: give at least one crop in views, and leave out the argument crop"):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"views": []}, "views is empty; give at least one crop"),
+        ({"views": [LARGE], "crop": LARGE}, "crop and views exclude each other; leave one of them out"),
+    ],
+)
+def test_views_are_given_in_place_of_a_crop(options, said, shard_folder) -> None:
+    with pytest.raises(UserError, match=said):
         Loader(shard_folder, **options)
 
 

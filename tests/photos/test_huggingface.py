@@ -224,7 +224,7 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path) -> None:
     write_parquet(tmp_path / "order" / "test-0.parquet", with_features(rows(0, 4), names=NAMES[::-1]))
     assert "differ from those of" in refused(tmp_path / "order")
     range_ = write_parquet(tmp_path / "range.parquet", with_features(rows(0, 4), names=["only"]))
-    assert "line 2: label 1 is not one of its 1 classes" in refused(range_)
+    assert "line 2: label 1 is not one of the 1 classes" in refused(range_)
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_said_in_one_line(mixed, tmp_path):
     with pytest.raises(UserError, match="no parts"):
         merge(tmp_path / "parts")
     out = parts(mixed, tmp_path / "parts", (1, 3))
-    with pytest.raises(UserError, match="part-2-of-3 is missing"):
+    with pytest.raises(UserError, match="lacks part-2-of-3"):
         merge(out)
     parts(mixed, out, (2,), settings=ShardSettings(cut="none", shard_size=5, quality=80))
     with pytest.raises(UserError, match="part-2-of-3 was made from other photographs or settings"):
