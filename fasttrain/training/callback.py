@@ -161,7 +161,7 @@ class RunView:
 
 
 class Callbacks:
-    """The callbacks of one run, called in their order."""
+    """The callbacks of one run, called in the order in which the user gave them."""
 
     def __init__(self, given: Sequence[Callback] | None, parts: RunParts, folder: Path) -> None:
         self.view = RunView(parts, folder)
@@ -228,7 +228,10 @@ class Callbacks:
         return {"names": names, "states": states, "logged": self.view._logged, "stopped_by": self.view.stopped_by}
 
     def load_state_dict(self, state: Mapping[str, Any], *, more_epochs: bool) -> None:
-        """Restore each callback from the saved state of the same class name. `more_epochs` clears a requested stop."""
+        """Restore each callback from the saved state of the same class name.
+
+        With `more_epochs`, a stop that a callback requested before the checkpoint is forgotten.
+        """
         left = list(zip(state["names"], state["states"], strict=True))
         for each in self._callbacks:
             found = next((at for at, (name, _) in enumerate(left) if name == _name(each)), None)
@@ -260,12 +263,12 @@ def require_callbacks(given: Sequence[Callback] | None, checkpoint: Mapping[str,
     for each in given or ():
         if not isinstance(each, Callback):
             what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
-            raise UserError(f"callbacks has {what}; give objects of subclasses of fasttrain.Callback")
+            raise UserError(f"callbacks contains {what}; give objects of subclasses of fasttrain.Callback")
     before = list(((checkpoint or {}).get("callbacks") or {}).get("names", ()))
     if given is None and before:
         raise UserError(
-            f"the run has callbacks ({', '.join(before)}); resume it with train(resume=…, callbacks=[…]), "
-            "or without them with callbacks=[]"
+            f"the run began with callbacks ({', '.join(before)}), and none are given now; resume with "
+            "train(resume=…, callbacks=[…]), or with callbacks=[] to go on without callbacks"
         )
     now = [_name(each) for each in given or ()]
     if checkpoint is None or before == now:
