@@ -16,8 +16,9 @@ _LEAST_SIDE = 96  # px
 def compile_for_cpu(model: openvino.Model, options: dict[str, Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return a function that takes a batch of the model's images and returns its logits. Threads may share it.
 
-    An integer model for images of less than 96 px is compiled again for each batch size. If such a model is compiled
-    for any batch size, it ends the process on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
+    The images are a batch of any size, in the form that the model takes. An integer model for images of less than 96 px
+    is compiled for each batch size on its own. If it were compiled for a variable batch size, it would end the process
+    on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
 
     `options`: OpenVINO's properties of the CPU. Raises RuntimeError if the model can't be compiled.
     """
