@@ -79,12 +79,12 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
 
 
 def fastest_that_fits(fits: Fits, most: int) -> int:
-    """Return the batch size, from 8 to `most`, at which a GPU trains fastest.
+    """Return the batch size, at most `most`, at which a GPU trains fastest.
 
-    `fits` returns the photographs per second at a batch size, or 0 if that size does not fit into memory. The size is
-    doubled as long as each doubling makes training at least 5 % faster. If a doubled size does not fit, the size
-    halfway down is tried: 8, 16, 32, 64 (does not fit), 48. If even 8 does not fit, smaller sizes are tried. Raises
-    UserError if not even one photograph fits.
+    `fits` returns the photographs per second at a batch size, or 0 if that size does not fit into memory. Starting at
+    8, the size is doubled as long as each doubling makes training at least 5 % faster. If a doubled size does not fit,
+    the size halfway down is tried: 8, 16, 32, 64 (does not fit), 48. If even 8 does not fit, smaller sizes are tried.
+    Raises UserError if not even one photograph fits.
     """
     size = min(_FIRST, most)
     rate = fits(size)

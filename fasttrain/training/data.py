@@ -36,8 +36,8 @@ class Loaders:
     def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
         """Return `{"bad_samples": n}`: how many samples were left out of this epoch on all ranks.
 
-        Samples of the training split are counted, and those of the validation split if the epoch was `validated`.
-        Return {} if the run is set to stop at a bad sample.
+        Samples of the training split are counted, and if the epoch was `validated`, those of the validation split, too.
+        Returns {} if the run is set to stop at a bad sample.
         """
         if self.train.settings.on_bad_sample == "error":
             return {}
@@ -61,10 +61,10 @@ def make_loaders(
     sampling: Literal["none", "balanced"] = "none",
     **options: Any,
 ) -> Loaders:
-    """Return a loader for each split, with `Loader`'s `options`.
+    """Return a loader for each split.
 
-    `crop`, the flips, `shuffle` and `sampling` apply to the training split. The other splits are read in order with
-    the crop `evaluated`.
+    `crop`, the flips, `shuffle` and `sampling` apply to the training split only. The other splits are read in order
+    with the crop `evaluated`. `options`: further arguments of `Loader`, the same for all splits.
 
     Raises UserError if there is nothing to train on or to validate with, or if the cache is too small for the shards.
     """
@@ -106,9 +106,10 @@ def make_loaders(
 def make_refit_loader(
     shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
 ) -> base.Loader:
-    """Return a loader of the training and validation splits together, with `Loader`'s `options`.
+    """Return a loader of the training and validation splits together.
 
-    FFCV reads one split at a time, so the native loader takes its place, with the same photographs and crops.
+    `options`: further arguments of `Loader`. FFCV reads one split at a time, so the native loader takes its place, with
+    the same photographs and crops.
     """
     ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
     if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":

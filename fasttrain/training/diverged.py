@@ -111,9 +111,9 @@ def find_diverged(where: Path) -> Path:
 
 @contextmanager
 def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
-    """If a step or a validation of `run` diverges in this context, save its batch in `folder` and raise Diverged.
+    """Catch a divergence of `run` in this context: save the batch in `folder`, and raise Diverged.
 
-    The message of the error names the file and the fix.
+    A run diverges in a step or in a validation. The message of the error names the saved file and the fix.
     """
     try:
         yield

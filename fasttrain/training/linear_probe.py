@@ -188,8 +188,8 @@ def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_r
     """Fit the head of `state.model` on the current epoch of `state.loader`, with the L2 penalty `l2`.
 
     The fit counts as one step. Labels are not smoothed: label smoothing and the L2 penalty both regularize, and
-    together cost a point of top1 (`docs/recipes.md`). Returns True, also if the epoch has no batches left and nothing
-    is done. Returns False and leaves the state unchanged if a stop was requested.
+    together cost a point of top1 (`docs/recipes.md`). Returns False and leaves the state unchanged if a stop was
+    requested, otherwise True. Does nothing and returns True if the epoch has no batches left.
     """
     before, began = state.loader.state_dict(), time.perf_counter()
     batches = [(features, labels) for features, labels, _ in state.loader]

@@ -183,9 +183,9 @@ class Schedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the saved `state`, with this schedule's own settings. Call it after loading the optimizer.
 
-        Only the position in the run is taken from `state`, counted in epochs. cosine and onecycle set the rate that
-        their own settings give at that position. plateau also takes its count of epochs without improvement if the
-        saved schedule was plateau, and the reduced rate if the setting `learning_rate` is the same as then.
+        The position in the run, counted in epochs, is taken from `state`. cosine and onecycle set the rate that their
+        own settings give at that position. plateau also takes its count of epochs without improvement if the saved
+        schedule was plateau, and the reduced rate if the setting `learning_rate` is the same as then.
         """
         position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
         self._position = min(position, self._total)

@@ -85,7 +85,10 @@ class RunParts:
 
     @property
     def last_epoch(self) -> int:
-        """Return the number, from 1, of the run's last epoch. Once the refit has begun, its epochs count, too."""
+        """Return the number, from 1, of the run's last epoch.
+
+        Once a refit has begun, that is the refit's last epoch, counted on from the epochs before.
+        """
         refit = self.state.phase == REFIT
         return self.state.phase_epoch + self.refit_epochs if refit else self.config.epochs
 
