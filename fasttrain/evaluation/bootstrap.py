@@ -51,7 +51,10 @@ def accuracy_intervals(
 
 
 def with_set_intervals(evaluation: SetEvaluation, predictions: SetPredictions) -> SetEvaluation:
-    """Return `evaluation` with 95 % intervals of `map` and of the average precision of each class with photographs."""
+    """Return `evaluation` with 95 % intervals of `map` and of the average precision of each class with photographs.
+
+    `predictions`: those from which `evaluation` was computed.
+    """
     present = np.flatnonzero(predictions.labels.any(0))
     if not len(present):
         return evaluation

@@ -40,7 +40,7 @@ class Calibration:
 
 
 def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], *, bins: int = BINS) -> Calibration:
-    """Sort N samples into `bins` bins by confidence and return the accuracy of each bin.
+    """Return the accuracy of N predictions by their confidence, in `bins` bins of equal width.
 
     `confidences`: float [N] in [0, 1], the probabilities of the predicted classes. `right`: bool [N], whether each
     prediction is correct. The method is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
@@ -63,7 +63,7 @@ def calibration_of(predictions: Predictions) -> Calibration:
 
 
 def uncalibrated(predictions: Predictions) -> Calibration:
-    """Return the calibration of the same predictions at temperature 1."""
+    """Return the calibration that `predictions` would have at temperature 1."""
     if predictions.uncalibrated is None:
         return calibration_of(predictions)
     return calibrate(predictions.uncalibrated[:, 0], predictions.top[:, 0] == predictions.labels)

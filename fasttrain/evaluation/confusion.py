@@ -19,9 +19,9 @@ Confusion: TypeAlias = "npt.NDArray[np.int64] | csr_array"
 
 
 def sparse_confusion(cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], classes: int) -> csr_array:
-    """Return the sparse matrix with `counts`, int64 [N], in the given cells.
+    """Return the sparse confusion matrix, int64 [`classes`, `classes`], with `counts` in `cells` and 0 elsewhere.
 
-    `cells`: int64 [N], the number of each cell: true label * `classes` + predicted label.
+    `cells`: int64 [N], the number of each cell: true label * `classes` + predicted label. `counts`: int64 [N].
     """
     from scipy.sparse import csr_array
 
@@ -44,7 +44,7 @@ def cells_of(
 def class_scores(
     matrix: Confusion,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return precision, recall and F1 of each class, float64 [C] in [0, 1]. Undefined values are 0."""
+    """Return precision, recall and F1 of each class, each float64 [C] in [0, 1]. Undefined values are 0."""
     hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
     return ratio(hits, predicted), ratio(hits, support), ratio(2 * hits, predicted + support)
 
@@ -55,7 +55,7 @@ def ratio(part: npt.NDArray[np.int64], total: npt.NDArray[np.int64]) -> npt.NDAr
 
 
 def plain_confusion(matrix: Confusion) -> list[list[int]] | dict[str, list[int]]:
-    """Return `matrix` for JSON: a list of rows or, if it is sparse, lists of its nonzero cells."""
+    """Return `matrix` for JSON: a list of rows or, if it is sparse, a dict with lists of the nonzero cells."""
     if isinstance(matrix, np.ndarray):
         rows: list[list[int]] = matrix.tolist()
         return rows

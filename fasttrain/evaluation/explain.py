@@ -60,7 +60,8 @@ def _last_spatial_layer(model: Any, picture: torch.Tensor) -> torch.nn.Module:
             hook.remove()
     if not seen or (features is not None and not _is_spatial(features)):
         raise UserError(
-            f"--explain: {type(model).__name__} is not convolutional, as its maps need; leave out --explain"
+            f"--explain: {type(model).__name__} is not convolutional, and other models have no class-activation maps; "
+            "leave out --explain"
         )
     return seen[-1]
 

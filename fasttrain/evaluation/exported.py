@@ -27,7 +27,11 @@ from fasttrain.text import read_text
 
 
 class ExportedRuntime(Runtime):
-    """A model from an exported file, whose input is pixels, uint8 [n, H, W, 3], or normalized floats, [n, 3, H, W]."""
+    """A model from a file that `fasttrain export` wrote.
+
+    The file's model takes pixels, uint8 [n, H, W, 3], if it was exported with its normalization, otherwise normalized
+    floats, [n, 3, H, W]. `logits` takes pixels in both cases.
+    """
 
     def __init__(self, path: Path, interpolation: Interpolation | None) -> None:
         """Open the file. Raises UserError if it is damaged or its metadata are incomplete."""
@@ -86,7 +90,7 @@ class OnnxRuntime(ExportedRuntime):
 class OpenVinoRuntime(ExportedRuntime):
     """A model from OpenVINO's `.xml` file, with its weights in a `.bin` beside it.
 
-    Its metadata are the runtime information below "fasttrain".
+    Its metadata are the entry "fasttrain" of the file's runtime information (`rt_info`).
     """
 
     def _open(self, path: Path) -> Mapping[str, str]:
@@ -110,8 +114,8 @@ class OpenVinoRuntime(ExportedRuntime):
 def open_exported(path: Path, interpolation: Interpolation | None = None) -> ExportedRuntime:
     """Open an `.onnx` or `.xml` file and return its runtime.
 
-    `interpolation`: the filter that resizes photographs, if not the one in the metadata. Raises UserError if the file
-    can't be opened.
+    `interpolation`: the filter that resizes photographs, "bilinear" or "bicubic"; None means the one in the file's
+    metadata. Raises UserError if the file can't be opened.
     """
     kind = OnnxRuntime if path.suffix.lower() == ".onnx" else OpenVinoRuntime
     return kind(path, interpolation)

@@ -16,8 +16,9 @@ from fasttrain.text import printable
 class Refused:
     """A path without a prediction, and the reason.
 
-    `broken`: True if the path should name a photograph; False if the file's name isn't that of a photograph. `missing`:
-    True if there is no such file.
+    `broken`: False for a file in a folder that is not a photograph, which `predict` skips; True for a path that the
+    user gave and for a photograph that can't be read. `missing`: True if there is no such file, or no photograph in a
+    folder.
     """
 
     path: str
@@ -30,11 +31,12 @@ class Refused:
 
 
 def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
-    """Yield each photograph that the paths in `given` name, in their order, and each path that can't be used.
+    """Yield each photograph that the paths in `given` name, in the order of `given`.
 
-    A file is always taken as a photograph, whatever its name. A folder stands for all photographs at any depth in it,
-    sorted by name; they are recognized by their names or first bytes, and hidden ones are skipped. A path that doesn't
-    exist and contains `*`, `?` or `[` is a glob pattern, in which `**` matches any depth.
+    A path that can't be used is yielded as a `Refused`, which has the reason. A file is always taken as a photograph,
+    whatever its name. A folder stands for all photographs at any depth in it, sorted by name; they are recognized by
+    their names or first bytes, and hidden ones are skipped. A path that doesn't exist and contains `*`, `?` or `[` is a
+    glob pattern, in which `**` matches any depth.
     """
     for each in given:
         path = user_path(each)

@@ -55,7 +55,8 @@ class Evaluation:
     means over the classes that occur in the split. Weighted averages weight the classes by support. `confusion_matrix`:
     counts, int64 [C, C], rows true and columns predicted; sparse for over 1,000 classes (see `confusion.Confusion`).
     `ece`: the expected calibration error at the model's temperature. `uncalibrated_ece`: the same at temperature 1.
-    `top1_interval`: the 95 % interval of top1 (see `bootstrap`). The last three are None if they weren't computed.
+    `top1_interval`: the 95 % interval of top1 (see `bootstrap`). `ece`, `uncalibrated_ece` and `top1_interval` are None
+    if they weren't computed.
     """
 
     samples: int
@@ -186,7 +187,7 @@ class ClassificationMeter:
         return ranked
 
     def merge(self, ranks: Ranks) -> None:
-        """Add the counts of all ranks, so that all of them hold the same sums. Every rank must call this."""
+        """Replace the counts of each rank by the sums over all ranks. Every rank must call this."""
         import torch
 
         # Sum on the host in the order of ranks. Early stopping depends on the loss, so not even a bit may differ.

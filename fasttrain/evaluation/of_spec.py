@@ -36,9 +36,9 @@ def evaluate_split(
 ) -> tuple[AnyEvaluation, AnyPredictions]:
     """Evaluate the model that `spec` describes. Return the metrics and all predictions.
 
-    The other arguments are those of `evaluate_model` and `evaluate_multi_label`, one of which is called. The
-    temperature and the thresholds are taken from `spec`. If a multi-label model has no thresholds yet, they are chosen
-    on these photographs.
+    A model with one class per photograph is evaluated by `evaluate_model` at the temperature in `spec`, a multi-label
+    model by `evaluate_multi_label` at the thresholds in `spec`. If there are no thresholds yet, they are chosen on
+    these photographs. The other arguments are those of these two functions.
     """
     criterion = validation_criterion(multi_label=spec.multi_label)
     shared: Any = {"device": device, "preprocess": preprocess, "autocast": autocast, "criterion": criterion}
@@ -60,7 +60,7 @@ def evaluate_split(
 def with_certainty(evaluation: AnyEvaluation, predictions: AnyPredictions) -> AnyEvaluation:
     """Return `evaluation` with calibration errors and confidence intervals, computed from its `predictions`.
 
-    That of a multi-label model gets intervals only.
+    For a multi-label model only confidence intervals are computed.
     """
     if isinstance(evaluation, SetEvaluation):
         assert isinstance(predictions, SetPredictions)

@@ -18,8 +18,9 @@ def compile_for_cpu(model: openvino.Model, threads: int) -> Callable[[NDArray[An
 
     It calculates in float32, because OpenVINO's own choice on CPUs with AMX, bfloat16, changes answers.
 
-    An integer model for images of less than 96 px is compiled again for each batch size. If such a model is compiled
-    for any batch size, it ends the process on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
+    The images are a batch of any size, in the form that the model takes. An integer model for images of less than 96 px
+    is compiled for each batch size on its own. If it were compiled for a variable batch size, it would end the process
+    on CPUs with AMX (https://github.com/openvinotoolkit/openvino/issues/37577).
 
     `threads`: the number of threads that calculate. Raises RuntimeError if the model can't be compiled.
     """

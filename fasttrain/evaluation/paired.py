@@ -22,8 +22,8 @@ class Paired:
     evaluated. `relabelled`: the number of common photographs with different labels, which aren't compared.
     `only_first`, `only_second`: the number of photographs that only the first, or only the second, run classified
     correctly. `top1`: the accuracy of each run, in [0, 1]. `difference`: the second run's top1 minus the first's, in
-    [-1, 1]. `interval`: its 95 % bootstrap interval. `p`: the two-sided p-value of McNemar's exact test. If
-    `photographs` is 0, the last four have no meaning.
+    [-1, 1]. `interval`: the 95 % bootstrap interval of `difference`. `p`: the two-sided p-value of McNemar's exact
+    test. If `photographs` is 0, `top1`, `difference`, `interval` and `p` have no meaning.
     """
 
     photographs: int
@@ -43,7 +43,7 @@ class Paired:
         return self.photographs == self.first == self.second
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison for JSON. Values without meaning become None."""
+        """Return the comparison for JSON. Values without meaning, because no photograph was compared, become None."""
         plain = {**asdict(self), "top1": list(self.top1), "interval": list(self.interval)}
         if not self.photographs:
             plain |= dict.fromkeys(("top1", "difference", "interval", "p"))
@@ -53,8 +53,8 @@ class Paired:
 def compare_pairs(first: StoredPredictions, second: StoredPredictions) -> Paired:
     """Compare two runs on the photographs that both evaluated.
 
-    Photographs are matched by their keys in the shards. Those of the test split are compared, or those of the
-    validation split if there is no test split.
+    Photographs are matched by their keys in the shards. The photographs of a run are those of its test split or, if it
+    has none, those of its validation split.
     """
     first, second = first.final(), second.final()
     _, rows_in_first, rows_in_second = np.intersect1d(first.keys, second.keys, return_indices=True)

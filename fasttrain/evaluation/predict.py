@@ -35,11 +35,12 @@ _Decoding = tuple[Path, "Future[NDArray[np.uint8]]"]
 class Prediction:
     """The likeliest classes of a photograph.
 
-    `image`: the photograph's file, or None if it was given as bytes. `classes`: the names, the likeliest first. A
-    multi-label model names those that reach their thresholds, so there may be none. `probabilities`: in [0, 1], one per
-    class, at the model's temperature. `unknown`: True if the greatest probability is below the reject threshold; None
-    if there is no threshold. `explanation`: the file of the picture made by `explain`, if requested. `embedding`: the
-    input of the classifier, float32 [features], if requested.
+    `image`: the photograph's file, or None if the photograph was given as bytes. `classes`: the names of the likeliest
+    classes, the likeliest first. For a multi-label model, they are the classes that reach their thresholds, so there
+    may be none. `probabilities`: in [0, 1], one per class in `classes`, at the model's temperature. `multi_label`:
+    whether the model is multi-label. `unknown`: whether the greatest probability is below the reject threshold; None if
+    there is no threshold. `explanation`: the file of the picture made by `explain`, or None. `embedding`: the input of
+    the classifier, float32 [features], or None if it wasn't requested.
     """
 
     image: Path | None
@@ -52,7 +53,10 @@ class Prediction:
 
     @property
     def answer(self) -> str:
-        """The likeliest class, or "unknown" if its probability is below the reject threshold."""
+        """The likeliest class, or "unknown" if its probability is below the reject threshold.
+
+        Raises IndexError for a multi-label prediction without classes.
+        """
         return UNKNOWN if self.unknown else self.classes[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,7 +160,9 @@ class Predictor:
         self.spec = self._runtime.spec
         self.classes = self.spec.classes
         if reject is not None and self.spec.multi_label:
-            raise UserError("reject: a multi-label model has a threshold for each class in model.json; leave it out")
+            raise UserError(
+                "reject: a multi-label model has a threshold for each class in model.json; leave reject out"
+            )
         if not 0 <= (reject or 0) <= 1:
             raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
         self.reject_threshold = self.spec.reject_threshold if reject is None else reject
@@ -216,8 +222,8 @@ class Predictor:
     ) -> Prediction:
         """Return the prediction for one photograph.
 
-        `probabilities`: float64 [classes], a row of `self.probabilities`. `image`: the photograph's file. `top_k`: the
-        number of classes, by default the predictor's.
+        `probabilities`: float64 [classes], one row of the result of `self.probabilities`. `image`: the photograph's
+        file, if it has one. `top_k`: the number of classes to name; by default the one given to the predictor.
         """
         order = np.argsort(-probabilities, kind="stable")
         if self.spec.multi_label:
@@ -231,10 +237,10 @@ class Predictor:
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None
     ) -> Iterator[Prediction]:
-        """Yield the predictions for files, folders and glob patterns, in their order.
+        """Yield a prediction for each photograph that `images` name, in the order of `images`.
 
-        Photographs of the next batch are decoded while the model works. `refused` is called for each path without a
-        prediction.
+        `images`: files, folders and glob patterns. `refused` is called for each path without a prediction. Photographs
+        of the next batch are decoded while the model works.
         """
         refused = refused or (lambda path: None)
         paths: list[Path] = []

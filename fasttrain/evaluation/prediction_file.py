@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -112,7 +113,9 @@ def _why_missing(path: Path) -> str:
         multi_label = False
     if multi_label:
         return "multi-label runs don't store their predictions; give a run with one class per photograph"
-    return "the run hasn't finished, or an older fasttrain made it; finish it or train again"
+    if path.with_name("evaluation.json").is_file():
+        return "the run has ended without storing predictions, as with older versions of fasttrain; train again"
+    return "the run hasn't finished; resume it with: fasttrain train --resume " + shlex.quote(str(path.parent))
 
 
 def _require_consistent(predictions: StoredPredictions) -> None:

@@ -20,7 +20,7 @@ _MEASURED = 64  # the number of predictions that decide the widths of the table'
 
 
 def print_predictions(predictions: Iterable[Prediction], format: str, out: TextIO, *, width: int | None) -> int:
-    """Write `predictions` to `out` one by one, and return their number.
+    """Write `predictions` to `out` one by one, and return how many there were.
 
     `format`: one of FORMATS. `width`: the terminal's width in characters, to which the table's lines are shortened;
     None shortens nothing.

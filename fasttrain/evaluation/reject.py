@@ -56,9 +56,9 @@ def best_rejection(confidence: NDArray[np.float64], right: NDArray[np.bool_], pr
 
     Returns None if no threshold reaches that precision.
 
-    `confidence`: float64 [n] in [0, 1], the probability of the likeliest class. `right`: bool [n], whether that is the
-    true class. `precision`: in (0, 1]. The threshold lies half-way between two confidences, so that another runtime's
-    rounding doesn't change an answer.
+    `confidence`: float64 [n] in [0, 1], the probability of the likeliest class. `right`: bool [n], whether that class
+    is the true one. `precision`: in (0, 1]. The threshold lies half-way between two confidences, so that another
+    runtime's rounding doesn't change an answer.
     """
     order = np.argsort(-confidence, kind="stable")
     descending, hits = confidence[order], np.cumsum(right[order])
@@ -86,7 +86,9 @@ def choose_rejection(
     if not 0 < precision <= 1:
         raise UserError(f"--precision {precision:g}: give a share above 0 and up to 1, such as 0.98")
     if predictor.spec.multi_label:
-        raise UserError("--precision: a multi-label model has a threshold for each class in model.json; leave it out")
+        raise UserError(
+            "--precision: a multi-label model has a threshold for each class in model.json; leave out --precision"
+        )
     weights = weights_file(user_path(checkpoint))
     if weights.name != WEIGHTS:
         raise UserError(f"{weights}: --precision is for a run's final weights; give the run folder as --checkpoint")
@@ -96,8 +98,8 @@ def choose_rejection(
     if found is None:
         most = (np.cumsum(right[np.argsort(-confidence)]) / np.arange(1, len(right) + 1)).max()
         raise UserError(
-            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the "
-            f"highest possible precision is {most:.1%}; give less"
+            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, where the "
+            f"highest possible precision is {most:.1%}; give a lower precision"
         )
     try:
         run.write_reject_threshold(found.threshold)

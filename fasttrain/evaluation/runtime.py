@@ -26,14 +26,14 @@ class Runtime(ABC):
     def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a class-activation map for each photograph, float32 [n, size, size] in [0, 1].
 
-        `labels`: int64 [n], the class to explain for each. Raises UserError if the runtime has no gradients, or the
-        model isn't convolutional.
+        `labels`: int64 [n], the class to explain for each. Raises UserError for an exported file, which has no
+        gradients, and for a model that isn't convolutional.
         """
         raise UserError("--explain: an exported file has no gradients; give the run folder as --checkpoint")
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the input of the classifier, float32 [n, features], and the logits, float32 [n, classes].
 
-        Raises UserError if the runtime has no access to the layers of the model.
+        Raises UserError for an exported file, and for a model without timm's `get_classifier`.
         """
         raise UserError("embeddings: an exported file can't compute them; give the run folder as --checkpoint")

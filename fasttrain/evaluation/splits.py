@@ -52,7 +52,8 @@ def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path)
 def as_model(labels: torch.Tensor, position: NDArray[np.int64], spec: ModelSpec) -> torch.Tensor:
     """Return labels of the data as labels of the model: int64 [n], or float32 [n, classes] for sets of classes.
 
-    `labels`: int64 [n] or float32 [n, the data's classes]. `position`: int64, the result of `model_labels`.
+    `labels`: int64 [n], or float32 [n, the data's classes] for sets of classes. `position`: int64 [the data's classes],
+    the result of `model_labels`.
     """
     import torch
 

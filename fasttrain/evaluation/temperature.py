@@ -21,8 +21,9 @@ _MOST_LOGITS = 1 << 22  # 41,000 photographs with 101 classes, or 4,000 with 1,0
 
 
 class LogitSample:
-    """Collects logits on which a temperature is fitted: of all photographs, or of every k-th one if there are many.
+    """Collects the logits on which a temperature is fitted.
 
+    They are those of all photographs, or of every k-th one if all would be more than about 4 million numbers.
     `photographs`: the number of photographs. `classes`: the number of classes, C.
     """
 

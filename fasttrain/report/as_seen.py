@@ -27,9 +27,10 @@ def as_seen(
 ) -> tuple[NDArray[np.uint8], list[Shares]]:
     """Augment a loader's batch as training does, but without normalizing it.
 
-    Returns the pictures, uint8 [n, H, W, 3], and the classes in each. `images`: uint8 [n, H, W, 3]. `labels`: int64 [n]
-    or float [n, classes], on the same device. `ids`: int64 [n], row numbers of the shards' index. `classes`: the names,
-    by label.
+    Returns the pictures, uint8 [n, H, W, 3], and for each the names of its classes with their shares. `images`: uint8
+    [n, H, W, 3]. `labels`: int64 [n], or float [n, classes] for multi-label data, on the same device. `ids`: int64 [n],
+    row numbers of the shards' index. `epoch`: from 0; the random augmentation depends on it and on `ids`. `classes`:
+    the names, by label. `augmentation`: the one of the training step.
     """
     import torch
 

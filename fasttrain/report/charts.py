@@ -81,9 +81,10 @@ def _accuracy_charts(
 
 
 def speed_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Return charts of images per second, the share of time waiting for data, and the time by epoch.
+    """Return charts of images per second, the share of time waiting for data, and the seconds of each epoch.
 
-    If the image size changed, there is also a chart of it. `history`: as in `learning_charts`.
+    If the image size changed during the run, there is a chart of the image size as well. `history`: as in
+    `learning_charts`.
     """
     charts = [
         _by_epoch("images/s", history, ("img/s",), None),

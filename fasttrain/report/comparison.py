@@ -50,9 +50,10 @@ def label(position: int) -> str:
 
 
 def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
-    """Return the settings that differ, by name, with the value in each run; None if a run doesn't have the setting.
+    """Return the settings that differ between runs: for each name a list with one value per run.
 
-    The row `shards` is the checksum of the data, which may differ although `data` is the same.
+    The value is None if a run doesn't have the setting. The entry "shards" has the checksums of the data, which may
+    differ although the setting `data` is the same.
     """
     names = list(dict.fromkeys(name for run in runs for name in run.params))
     rows = {name: [run.params.get(name) for run in runs] for name in names if name not in _ALWAYS_DIFFER}
@@ -61,7 +62,7 @@ def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
 
 
 def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
-    """Return the metrics of `runs`. Those that are recorded in each epoch are from the run's best epoch."""
+    """Return the metrics of `runs`. A metric that is recorded in each epoch has the value of the run's best epoch."""
 
     rows = [
         _row("epochs", [run.epochs for run in runs], _NEITHER, _integer),
@@ -85,7 +86,7 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
 def paired_with_first(runs: Sequence[TrackedRun]) -> list[Paired | str]:
     """Compare each further run with the first, photograph by photograph.
 
-    Returns a `Paired` for each, or a line that says why they can't be compared.
+    Returns one result for each further run: a `Paired`, or a line that says why the two runs can't be compared.
     """
     found: list[StoredPredictions | str] = [_predictions(run) for run in runs] if len(runs) > 1 else []
     return [_paired(found[0], other) for other in found[1:]]
@@ -107,7 +108,7 @@ def _predictions(run: TrackedRun) -> StoredPredictions | str:
 
 
 def comparison_dict(runs: Sequence[TrackedRun]) -> dict[str, Any]:
-    """Return the comparison for JSON, with all metrics by epoch."""
+    """Return the comparison of `runs` for JSON, with the curves of metrics over the epochs."""
     pairs = paired_with_first(runs)
     return {
         "runs": [run.to_dict() for run in runs],
@@ -141,15 +142,19 @@ def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
 
 
 def pair_lines(pair: Paired | str, other: str) -> list[Text]:
-    """Return lines that compare the accuracy of the first run, A, with that of the run with the letter `other`."""
+    """Return lines that compare the accuracy of the first run, A, with that of the run with the letter `other`.
+
+    `pair`: a result of `paired_with_first`.
+    """
     if isinstance(pair, str):
         return [Text(f"A and {other} photograph by photograph: {pair}", style="yellow")]
     lines = []
     if not pair.same:
-        evaluated = f"A evaluated {counted(pair.first, 'photograph')} and {other} {pair.second:,}, which differ in part"
-        relabelled = f"; {pair.relabelled:,} of the common ones with different labels" if pair.relabelled else ""
+        evaluated = f"A evaluated {counted(pair.first, 'photograph')} and {other} {pair.second:,}"
+        both = f", both evaluated {pair.photographs + pair.relabelled:,} of these"
+        relabelled = f", {pair.relabelled:,} of them with different labels" if pair.relabelled else ""
         compared = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
-        lines.append(Text(f"{evaluated}{relabelled}: {compared}", style="yellow"))
+        lines.append(Text(f"{evaluated}{both}{relabelled}: {compared}", style="yellow"))
     if pair.photographs:
         first, second = pair.top1
         low, high = pair.interval

@@ -149,9 +149,9 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
 def falls_by_factors(field: str, values: Sequence[float]) -> bool:
     """Return whether the axis of a setting should be logarithmic.
 
-    That is so for L2 penalties, and for a learning rate that falls in steps, as with `--scheduler plateau`. A one-cycle
-    schedule ends so close to 0 that a logarithmic axis would hide its shape. `field`: "l2" or "learning_rate".
-    `values`: one per epoch.
+    It should for L2 penalties, and for a learning rate that falls in steps, as with `--scheduler plateau`. It should
+    not for a one-cycle schedule, which ends so close to 0 that a logarithmic axis would hide its shape. `field`: "l2"
+    or "learning_rate". `values`: one per epoch.
     """
     if min(values, default=0) <= 0:
         return False
@@ -207,7 +207,8 @@ def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Fig
 class BarPart:
     """A part of each bar in a reliability diagram.
 
-    `bottom`, `top`: float64 [bins that have samples], in [0, 1].
+    `name`: the part's name in the legend. `bottom`, `top`: the lower and the upper end of the part in each bar, float64
+    [bins that have samples], in [0, 1].
     """
 
     name: str
@@ -216,10 +217,11 @@ class BarPart:
 
 
 def reliability_parts(calibration: Calibration) -> tuple[BarPart, BarPart, BarPart]:
-    """Return the three parts of each bar, as they are stacked.
+    """Return the three parts of each bar: "accuracy", "overconfident" and "underconfident".
 
-    The first ends at the smaller of accuracy and confidence. The second goes from there up to the confidence, the third
-    from there up to the accuracy. At least one of these two is empty.
+    The first part begins at 0 and ends at the smaller one of accuracy and confidence. If the confidence is greater than
+    the accuracy, "overconfident" is the part between both. If it is smaller, "underconfident" is. The other part is
+    empty.
     """
     occupied = calibration.counts > 0
     accuracy, confidence = calibration.accuracy[occupied], calibration.confidence[occupied]
@@ -279,9 +281,10 @@ def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 
 
 def shares_of(matrix: npt.NDArray[np.int64], support: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
-    """Divide each row of counts by its sum or by its `support`, int64 [C]. Returns float64 [C, C].
+    """Return `matrix` with each row divided by the number of samples of its class: float64 [C, C].
 
-    The row of a class without samples is 0.
+    `matrix`: counts, int64 [C, C]. `support`: int64 [C], these numbers; by default the sums of the rows, for a matrix
+    that has all classes. The row of a class without samples is 0.
     """
     if support is None:
         support = matrix.sum(1)
@@ -289,7 +292,10 @@ def shares_of(matrix: npt.NDArray[np.int64], support: npt.NDArray[np.int64] | No
 
 
 def by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the labels, int64 [C], in an order that makes confused classes neighbours."""
+    """Return the labels of the classes, int64 [C], in an order that makes confused classes neighbours.
+
+    `matrix`: the confusion matrix, counts, int64 [C, C].
+    """
     from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
     from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 

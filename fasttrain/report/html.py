@@ -35,8 +35,8 @@ class Report:
     `split`: the name of the evaluated split, or "all". `worst`: the classes with the most mistakes, with photographs.
     `history`: one record per epoch, as in `history.json`. `best_epoch`: from 1. `weights`: a phrase that says which
     weights were evaluated. `facts`: label and value of each row of the summary. `commands`: a description and the
-    command line of each. `batch`: pictures of the first batch. `batch_note`: a sentence about the first batch, or the
-    reason that there are no pictures. `config`: the settings. `changed`: the names of settings that differ from their
+    command line of each. `batch`: pictures of the run's first batch. `batch_note`: a sentence about that batch or, if
+    there are no pictures, the reason. `config`: the settings. `changed`: the names of settings that differ from their
     defaults. `versions`: the version of each package. `temperature`: the number that divides the model's logits.
     `warning`: a line about a model that is hardly better than its baseline. `mistakes`: the number of mistakes, and the
     name of the file that lists them.

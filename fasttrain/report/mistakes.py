@@ -35,10 +35,12 @@ def mistakes_beside(page: Path) -> Path:
 def write_mistakes(
     path: Path, evaluation: Evaluation | SetEvaluation, predictions: Predictions | SetPredictions, shards: ShardSet
 ) -> int:
-    """Write the list of mistakes to `path`, the most confident first, and return their number.
+    """Write the list of mistakes to `path`, the most confident first, and return the number of mistakes.
 
-    `shards`: the evaluated data, which names the photographs. The probability of the true class is empty if it isn't
-    among the likeliest classes. Raises UserError if the file can't be written.
+    The file is a CSV table with the columns `COLUMNS` or, for a multi-label model, `SET_COLUMNS`, where the rows are in
+    the order of `predictions`. The probability of the true class is empty if the true class isn't among the likeliest
+    ones. `shards`: the evaluated data, from which the names of the files come. Raises UserError if the file can't be
+    written.
     """
     names = [each.name for each in evaluation.classes]
     file_of = files_of(shards)
@@ -60,7 +62,10 @@ def write_mistakes(
 
 
 def files_of(shards: ShardSet) -> FileOf:
-    """Return a function from a sample's row number to its file: the path in the source or, if unknown, the key."""
+    """Return a function from a sample's row number in the index of `shards` to the name of its file.
+
+    The name is the path in the source or, if that is unknown, the key in the shards.
+    """
     path_of = {key: path for path, key in keys_of_paths(shards).items()}
 
     def file_of(sample: int) -> str:

@@ -84,14 +84,14 @@ def report_of_run(
     run, data = shlex.quote(str(result.folder)) + _made_by(spec), shlex.quote(str(config.data))
     more = f"--epochs {len(history) * 2}" + (f" --minutes {2 * config.minutes:g}" if config.minutes else "")
     commands = [
-        ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
+        ("Evaluate the model again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
     ]
     if config.linear_probe and config.minutes is None:
         tuned = f"fasttrain train --resume {run} --no-linear-probe --epochs {len(history) + 5}"
-        commands.append(("Train the entire model from here, for five epochs", tuned))
+        commands.append(("Train the entire model from these weights, for five epochs", tuned))
     elif not probe and not result.refit_epochs:
-        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} {more}"))
+        commands.append(("Train the model for more epochs", f"fasttrain train --resume {run} {more}"))
     settings = config.plain()
     return Report(
         title=config.run_name or result.folder.name,
@@ -154,7 +154,7 @@ def report_of_evaluation(
         worst=worst_classes(evaluation, predictions, shards, maps=maps),
         facts=facts,
         commands=[
-            ("Evaluate it again", f"fasttrain evaluate --checkpoint {quoted} --data {shlex.quote(str(data))}"
+            ("Evaluate the model again", f"fasttrain evaluate --checkpoint {quoted} --data {shlex.quote(str(data))}"
              f" --split {split}"),
             ("Predict", f"fasttrain predict --checkpoint {quoted} photograph.jpg"),
         ],

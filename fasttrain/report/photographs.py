@@ -57,9 +57,10 @@ class Picture:
 class Mistake:
     """A photograph that was classified wrongly.
 
-    `file`: its file or key. `taken_for`: the predicted class; for a multi-label model, a phrase with the class.
-    `probability`: that class's probability, in [0, 1]. `truth`: the true class's probability, if known. `map`: the
-    class-activation map of the predicted class, if requested.
+    `file`: the path in the source or, if that is unknown, the key in the shards. `taken_for`: the predicted class; for
+    a multi-label model, a phrase such as "no cat" or "cat missed". `probability`: the probability of that class, in [0,
+    1]. `truth`: the true class's probability, or None if the class is not among the likeliest ones or the model is
+    multi-label. `map`: the class-activation map of the predicted class, or None if it wasn't requested.
     """
 
     picture: Picture
@@ -74,7 +75,8 @@ class Mistake:
 class WorstClass:
     """A class with its mistakes.
 
-    `wrong`: the number of all mistakes. `mistakes`: some of them, the most confident first.
+    `wrong`: the number of photographs of the class that were classified wrongly; for a multi-label model, the number of
+    wrong decisions about the class. `mistakes`: up to six of them, the most confident first.
     """
 
     result: ClassResult | SetClassResult
@@ -84,7 +86,10 @@ class WorstClass:
 
 @dataclass(frozen=True)
 class BatchPicture:
-    """A picture of a batch as the model saw it. `label`: its classes, with their shares if it was mixed."""
+    """A picture of a batch as the model saw it.
+
+    `label`: the classes in the picture, with their shares after Mixup or CutMix.
+    """
 
     picture: Picture
     label: str
@@ -100,10 +105,10 @@ def worst_classes(
 ) -> list[WorstClass]:
     """Return the classes with the lowest F1 that have mistakes, each with up to six photographs.
 
-    For a multi-label model, these are the classes with the lowest average precision. `classes`: the most classes to
-    return. `maps`: draws the class-activation map of a sample for a class: see `mistake_maps`; multi-label models have
-    none. Photographs in remote shards are only shown if the shard is on this machine. Raises UserError or OSError if a
-    photograph can't be read.
+    For a multi-label model, these are the classes with the lowest average precision. `classes`: the greatest number of
+    classes to return. `maps`: draws the class-activation map of a sample for a class (see `mistake_maps`); None for a
+    multi-label model, or to draw no maps. Photographs in remote shards are only shown if the shard is on this machine.
+    Raises UserError or OSError if a photograph can't be read.
     """
     if isinstance(evaluation, SetEvaluation) and isinstance(predictions, SetPredictions):
         return _worst_of_sets(evaluation, predictions, shards, classes)
@@ -222,20 +227,21 @@ def _is_local(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 def mistake_maps(
     model: torch.nn.Module, spec: ModelSpec, shards: ShardSet, device: torch.device
 ) -> Callable[[int, int], Picture]:
-    """Return a function from a sample's row number and a label to a picture of the class-activation map.
+    """Return a function that draws the class-activation map of a sample for a class.
 
-    The picture shows the model's input with the map over it. Raises UserError for a multi-label model and for raw
-    shards, which have no maps.
+    The function takes the sample's row number in the shards' index and the label of the class. Its picture shows the
+    model's input with the map over it. Raises UserError for a multi-label model, and for raw shards, which hold pixels
+    instead of files.
     """
     import torch
 
     from fasttrain.evaluation.explain import class_activation, overlay
     from fasttrain.model.preprocess import NormalizePixels
 
-    if spec.multi_label or shards.raw:
-        raise UserError(
-            "--explain: class-activation maps can't be drawn for multi-label models or from raw shards; leave it out"
-        )
+    if spec.multi_label:
+        raise UserError("--explain: multi-label models have no class-activation maps; leave out --explain")
+    if shards.raw:
+        raise UserError("--explain: class-activation maps can't be drawn from raw shards; leave out --explain")
     crop = evaluation_crop(spec.geometry)
     preprocess = NormalizePixels(spec.mean, spec.std, channels_last=True).to(device)
 

@@ -37,7 +37,10 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def is_probe(history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether all epochs of a run, which isn't empty, only fitted the classifier, each with an L2 penalty."""
+    """Return whether the run was a linear probe: each epoch only fitted the classifier, with an L2 penalty.
+
+    `history`: one record per epoch, as in `history.json`. False if it is empty.
+    """
     return bool(history) and all("l2" in record for record in history)
 
 
@@ -47,7 +50,10 @@ def is_multi_label(record: Mapping[str, Any]) -> bool:
 
 
 def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return field and name of the main metric of training, and of validation, in an epoch's record."""
+    """Return the main metric of training and that of validation, each as its field in `record` and its display name.
+
+    `record`: an epoch's record, as in `history.json`.
+    """
     if is_multi_label(record):
         return (("train_subset_accuracy", "subset accuracy"), ("val_map", "mAP"))
     return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
@@ -177,10 +183,10 @@ def span(interval: tuple[float, float]) -> str:
 
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
-    """Return the summary of a run for JSON.
+    """Return the summary of a run for JSON: best epoch, time, evaluation, and where files and trackers are.
 
-    `split`: the split that was evaluated last. `artifacts`: the files that the run wrote. This waits for MLflow's run
-    id, for at most 30 seconds.
+    `split`: the split that was evaluated last. `artifacts`: the files that the run wrote. `tracker`: the run's tracker.
+    This waits for MLflow's run id, for at most 30 seconds.
     """
     best = result.best
     rates = [record["img/s"] for record in result.history]

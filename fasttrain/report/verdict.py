@@ -12,7 +12,6 @@ from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.report.summary import is_probe
-from fasttrain.text import counted
 
 NEAR = 1.1  # a model is near its baseline up to this multiple of it
 _REASONS = 2  # the most reasons to name
@@ -26,10 +25,11 @@ _UNEVEN = 0.5  # the share of the most frequent class from which classes are une
 def baseline_warning(
     evaluation: Evaluation | SetEvaluation, history: Sequence[Mapping[str, Any]] = (), *, pretrained: bool = True
 ) -> str | None:
-    """Return one line of warning if the model is below or near its baseline, else None.
+    """Return one line of warning if the model is worse or hardly better than its baseline, else None.
 
-    `history`: the run's records, as in `history.json`. If it is empty, no reasons in the training are named.
-    `pretrained`: whether the run started from pretrained weights.
+    The baseline is the accuracy of always answering the most frequent class or, for a multi-label model, the `map` of
+    random scores. The line names the likeliest reasons. `history`: the run's records, as in `history.json`. If it is
+    empty, no reasons in the training are named. `pretrained`: whether the run started from pretrained weights.
     """
     if isinstance(evaluation, SetEvaluation):
         if evaluation.map > NEAR * evaluation.chance:
@@ -43,7 +43,7 @@ def baseline_warning(
     if share == 1 or (top1 > NEAR * share and not _may_be_chance(evaluation, share)):
         return None
     if top1 > NEAR * share:
-        few = f"{counted(evaluation.samples, 'photograph')} can't tell"
+        few = f"too few photographs to tell ({evaluation.samples:,})"
         return f"Top-1 {_percent(top1)} may be no better than {always}: {few}"
     finding = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
     reasons = _loss_reasons(history, 3 * math.log(len(evaluation.classes))) + _answer_reasons(evaluation)
@@ -77,7 +77,7 @@ def _answer_reasons(evaluation: Evaluation) -> list[str]:
     likeliest = int(answers.argmax())
     if (share := answers[likeliest] / evaluation.samples) < _ONE_ANSWER:
         return []
-    return [f"it answers {evaluation.classes[likeliest].name} for {_percent(share)} of the photographs"]
+    return [f"the model answers {evaluation.classes[likeliest].name} for {_percent(share)} of the photographs"]
 
 
 def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
@@ -87,10 +87,10 @@ def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretra
     learned = max(record.get("train_top1", 0.0) for record in history)
     if learned > share + _LEARNED:
         return [
-            f"it learned the training photographs ({_percent(learned)}), but the evaluated ones may differ",
+            f"the model learned the training photographs ({_percent(learned)}), but the evaluated ones may differ",
             "too few photographs" if is_probe(history) else "too few photographs for so many epochs",
         ]
-    reasons = [] if pretrained else ["it began without pretrained weights"]
+    reasons = [] if pretrained else ["the run began without pretrained weights"]
     if is_probe(history):
         reasons.append("the classifier alone was trained, so leave --linear-probe out")
     elif len(history) <= _FEW_EPOCHS:

@@ -23,14 +23,16 @@ def begin_record(
     uuid: str | None,
     report: Callable[[str], None],
 ) -> tuple[Record, bool]:
-    """Return the record of the run in `folder`, and whether it is new. The arguments are those of `Tracker.start`.
+    """Return the record of the run in `folder`, and whether that record is new.
 
-    The record is the one in `folder`, or a new one if there is none or it can't be read. It isn't saved here.
+    The record is the one in `folder`, with `params` and `tags` added. If there is none, or if it can't be read, it is a
+    new one. `report` receives a line if the record can't be read. The caller must save the record. The arguments are
+    those of `Tracker.start`.
     """
     try:
         found = Record.load(folder / RECORD)
     except (OSError, ValueError) as error:
-        report(f"MLflow: {folder / RECORD} can't be read ({error}); a new one replaces it")
+        report(f"MLflow: {folder / RECORD} can't be read ({error}); a new file replaces it")
         found = None
     if found is None:
         record = _new_record(folder, experiment, run_name, uuid)

@@ -17,8 +17,8 @@ _PREFIX = "sqlite:///"
 def quoted(path: Path) -> str:
     """Return `path` as it is written in a `sqlite:///` URI.
 
-    There a ? begins the query, and SQLAlchemy decodes sequences such as %41 since version 2.1. Older versions can't
-    read an escaped path, so for them it is not escaped.
+    In such a URI a ? begins the query, and SQLAlchemy decodes sequences such as %41 from version 2.1 on. Older versions
+    can't read an escaped path, so under these the path is returned as it is.
     """
     text = str(path)
     if not {"%", "?"} & set(text) or not _sqlalchemy_decodes():
@@ -37,9 +37,9 @@ def database_file(uri: str) -> Path | None:
 def make_database(uri: str) -> None:
     """Create the file of a `sqlite:///` URI with MLflow's tables, if it does not exist. Do nothing for other URIs.
 
-    The file is created completely or not at all. MLflow itself creates one table after the other. If a kill or a full
-    disk interrupts it, it refuses the file from then on ("table … already exists"). Raises OSError, or an error of
-    SQLAlchemy or MLflow, if the file can't be created.
+    The file is created completely or not at all. MLflow on its own creates one table after the other. After a kill or a
+    full disk between two tables, it refuses the unfinished file forever ("table … already exists"). Raises OSError, or
+    an error of SQLAlchemy or MLflow, if the file can't be created.
     """
     path = database_file(uri)
     if path is None or "?" in uri or path.exists():
@@ -72,9 +72,9 @@ def make_database(uri: str) -> None:
 
 @contextlib.contextmanager
 def without_stray_folders(uri: str) -> Iterator[None]:
-    """Return a context that removes the folders which MLflow creates in it by mistake.
+    """Return a context at whose end empty folders are removed that MLflow has created by mistake.
 
-    MLflow takes an escaped path in `uri` literally, such as one with %20.
+    MLflow takes an escaped path in `uri`, such as one with %20, for the name of a folder, and creates that folder.
     """
     file, literal = database_file(uri), Path(uri.removeprefix(_PREFIX).partition("?")[0])
     stray = [each for each in literal.parents if not each.exists()] if file not in (None, literal) else []

@@ -13,8 +13,8 @@ LOCK = ".tracking.lock"
 class FolderLock:
     """A lock on a run's folder, held by the process that trains in it or delivers it to a store.
 
-    It locks a file in the folder, because NFS can't lock folders. If the file system has no locks, or the folder can't
-    be written, `take` always succeeds.
+    The lock is on a file in the folder, because NFS can't lock folders. If the file system has no locks, or the folder
+    can't be written, `take` always succeeds.
     """
 
     def __init__(self, folder: Path) -> None:

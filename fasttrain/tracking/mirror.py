@@ -23,8 +23,9 @@ _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, dou
 class Mirror(ABC):
     """Delivers one run to a tracker. Training never waits for the delivery, and continues if the delivery fails.
 
-    Each process delivers the run from the beginning, because `history.json` has all epochs of a resumed run. So a
-    tracker must accept epochs that it already has, and keep each once.
+    A thread delivers what is new in the run's record (`tracking.json`) and folder. Each process of a resumed run
+    delivers all epochs from the first, because `history.json` has all of them. So a tracker must accept epochs that it
+    already has, and must not store them twice.
     """
 
     title: ClassVar[str]
@@ -46,7 +47,7 @@ class Mirror(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Open the run at the tracker: a new one, or for a resumed run the one that it had."""
+        """Open a new run at the tracker, or for a resumed run the tracker's run that it began with."""
 
     @abstractmethod
     def write(self, entries: Sequence[Entry]) -> None:
@@ -67,7 +68,7 @@ class Mirror(ABC):
         return self.place() if self._opened else "not opened yet"
 
     def start(self) -> None:
-        """Start the thread that sends the record to the store."""
+        """Start the thread that delivers the run to the tracker."""
         self._thread.start()
 
     def notify(self) -> None:
@@ -83,7 +84,7 @@ class Mirror(ABC):
             self._changed.notify()
 
     def wait(self) -> None:
-        """Wait until the tracker has everything, or until a time-out. In the second case, report it."""
+        """Wait until the tracker has everything. Give up after a time-out, and report that the end is missing."""
         began = time.monotonic()
         limit = _KILLED_S if self._status == "KILLED" else FINISH_TIMEOUT
         while self._thread.is_alive() and time.monotonic() - began < (
@@ -95,7 +96,7 @@ class Mirror(ABC):
             self._changed.notify()
         if self._thread.is_alive() or self._failures:
             self.report(
-                f"{self.title} lacks the end of the run, kept in {self.record.folder}; resume the run to deliver it"
+                f"{self.title} lacks the end of the run, which {self.record.folder} keeps; resume the run to deliver it"
             )
 
     def _work(self) -> None:

@@ -37,7 +37,8 @@ def start_trackers(
 ) -> NullTracker:
     """Start or continue the run in `folder` with each of `trackers`. Return one tracker that stands for all of them.
 
-    The other arguments are those of `Tracker.start`; `mlflow` are the ones that only MLflow needs.
+    If `trackers` is empty, the returned tracker does nothing. The other arguments are those of `Tracker.start`.
+    `mlflow`: arguments of `Tracker.start` that only MLflow needs, such as `uri` and `run_id`.
     """
     if not trackers:
         return NullTracker()
@@ -58,7 +59,7 @@ def start_trackers(
 
 
 class RecordOnly(NullTracker):
-    """The tracker of a run without MLflow. It only keeps the record in the run's folder, for other trackers."""
+    """The tracker of a run without MLflow: it only writes the record in the run's folder, which other trackers read."""
 
     def __init__(self, record: Record, report: Callable[[str], None]) -> None:
         self.record, self.uuid = record, record.uuid
@@ -93,12 +94,16 @@ class RecordOnly(NullTracker):
         before = self.record.problem
         self.record.save()
         if self.record.problem is not None and before is None:
-            lost = "the run continues, but a resumed run may send some of it again"
-            self._report(f"what was sent to the trackers can't be saved ({self.record.problem}); {lost}")
+            lost = "the run continues, but a resumed run may send some entries again"
+            self._report(f"the record for the trackers can't be saved ({self.record.problem}); {lost}")
 
 
 class Mirrored(NullTracker):
-    """Tracks a run with `base`, which keeps the record, and with `others`, which deliver what is new in the record."""
+    """Tracks a run with several trackers.
+
+    `base`: the tracker that writes the run's record, with or without MLflow. `others`: the trackers that deliver what
+    is new in that record.
+    """
 
     def __init__(self, base: Tracker | RecordOnly, others: Sequence[Mirror]) -> None:
         self._base, self._others = base, others
@@ -107,16 +112,19 @@ class Mirrored(NullTracker):
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
-        """Return the run's id in MLflow."""
+        """Return the run's id in MLflow, or None if it is not known yet or MLflow isn't used."""
         return self._base.run_id
 
     @property
     def places(self) -> Mapping[str, str]:  # type: ignore[override]
-        """Return where the run is at each of the other trackers: a URL or a command by the tracker's display name."""
+        """Return where people find the run at each tracker but MLflow, by the tracker's display name.
+
+        The place is a URL, a command that shows or uploads the run, or "not opened yet".
+        """
         return {each.title: each.where() for each in self._others}
 
     def begin(self) -> None:
-        """Start the threads. They are not started earlier, because their imports would slow down the first step."""
+        """Start the threads that deliver the run. Call this after the first step, because their imports slow it."""
         self._base.begin()
         if not self._begun:
             self._begun = True

@@ -17,15 +17,16 @@ class Classifier(mlflow.pyfunc.PythonModel):
     """A run's model for MLflow: it takes a table of photographs and returns a table of their likeliest classes."""
 
     def load_context(self, context: Any) -> None:
-        """Set the folder of the weights. They are loaded with the first prediction."""
+        """Note the path of the weights, which are loaded with the first prediction."""
         self._weights = Path(context.artifacts["run"])
         self._predictors: dict[int, Predictor] = {}
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return a table with the columns `classes` and `probabilities`, lists with the likeliest class first.
 
-        The column `image` of `model_input` has a photograph's file per row, as bytes. `params["top_k"]`, 5 by default,
-        is the number of classes. Raises ValueError, which names the row, for a file that is not a photograph.
+        `model_input`: a table whose column `image` has the bytes of one photograph's file per row. `params["top_k"]`:
+        the number of classes per photograph, 5 by default. The result has the same rows. Raises ValueError, which names
+        the row, for bytes that are not a photograph.
         """
         top_k = int((params or {}).get("top_k", 5))
         if top_k not in self._predictors:

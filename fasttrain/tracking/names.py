@@ -58,7 +58,7 @@ def epoch_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics in `evaluation.json`, by name.
 
-    Top-3 and top-5 accuracy are left out if there are no more classes than that, because they are then always 1.
+    Top-3 accuracy is left out with up to 3 classes, and top-5 accuracy with up to 5, because they are then always 1.
     """
     group = "test" if evaluation["split"] == "test" else "val_best"
     classes = len(evaluation.get("classes") or ()) or math.inf
@@ -71,7 +71,7 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def current_name(name: str) -> str:
-    """Return the current name of a metric that an older version may have logged under another name."""
+    """Return the current name of the metric `name`, which may be a name that an older version used."""
     for prefix, group in _OLD_PREFIXES.items():
         if name.startswith(prefix):
             return group + name.removeprefix(prefix)
@@ -79,7 +79,7 @@ def current_name(name: str) -> str:
 
 
 def current_names(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return a run's metrics by their current names, whichever version logged them."""
+    """Return a run's `metrics`, which an older version may have logged, by the names that metrics have now."""
     order = list(_OLD_PREFIXES)
 
     def rank(name: str) -> int:  # if a metric has two old names, the later one wins: that of the final weights

@@ -13,9 +13,9 @@ JOURNAL = "tracking.jsonl"
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], bool] | None:
-    """Return the `Record` fields that the journal at `path` holds, and whether they were all delivered to the store.
+    """Return the `Record` fields that the journal at `path` holds, and whether the store has received all of them.
 
-    Return None if no line identifies the run. Raises OSError.
+    Returns None if no line identifies the run. Raises OSError if the journal can't be read.
     """
     lines: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     end = 0

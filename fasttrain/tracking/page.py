@@ -26,9 +26,9 @@ _TRAINING = "?workflowType=machine_learning"
 def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
     """Run `mlflow server` for the store at `uri` until Ctrl-C or SIGTERM.
 
-    `say` receives the page's address once it answers. A tracking server has a page of its own, so nothing is started
-    for it, and `say` receives its address. Raises KeyboardInterrupt on Ctrl-C, SystemExit(143) on SIGTERM, and
-    UserError if the port is taken or the server ends by itself.
+    `say` receives the page's address as soon as the page answers. If `uri` is that of a tracking server, nothing is
+    started, because the server has its own page, whose address `say` receives. Raises KeyboardInterrupt on Ctrl-C,
+    SystemExit(143) on SIGTERM, and UserError if the port is taken or the started server ends by itself.
     """
     if is_remote(uri):
         say(f"the runs are tracked by a server, which has its own page: {shown(uri)}")

@@ -22,7 +22,10 @@ _FINAL = "evaluation"  # the key in `times` of the final metrics; the other keys
 
 
 class Entry(NamedTuple):
-    """A part of a run that is delivered at once. `kind` is "params", "tags", "metrics", "artifact" or "status"."""
+    """A part of a run that is delivered to a tracker as a whole.
+
+    `kind` is "params", "tags", "metrics" (those of one step), "artifact" (one file) or "status".
+    """
 
     kind: str
     value: dict[str, Any]
@@ -35,16 +38,18 @@ class Entry(NamedTuple):
 
 @dataclass
 class Record:
-    """The content of the file at `path`. Times are in milliseconds since 1970.
+    """What trackers need to know about a run, as stored in the file at `path`. Times are in milliseconds since 1970.
 
-    `uri`, `run_id`: the MLflow store for the run, and the run's id there once it is known. `delivered`: keys of the
-    entries that the store has. `times`: when each epoch ended. `metrics`: rows that `history.json` doesn't have.
-    `ready`: False while the folder's other files are still those of an earlier run that this one replaces. `files`:
-    size, mtime in ns and digest of each artifact. `old_names`: the run began with a version that had other names of
-    metrics, and keeps these. `mlflow`: False for a run without MLflow, which has nothing to deliver.
+    `uri`: the MLflow store of the run. `run_id`: the run's id in that store, once it is known. `delivered`: the keys of
+    the entries that the store has. `began`, `ended`: when the run began and ended. `ready`: False while the folder's
+    other files are still those of an earlier run, which this run replaces. `artifacts`: the names of the files to
+    deliver. `times`: when each epoch ended, by its number as text. `metrics`: rows of logged metrics that
+    `history.json` and `evaluation.json` don't have. `files`: size, mtime in ns and digest of each artifact.
+    `old_names`: whether the run keeps the names that an older version gave metrics. `mlflow`: False for a run without
+    MLflow, which has nothing to deliver to a store.
 
-    Not in the file: `problem`, why the last `save` failed, and `shared`, whether another process may write the file,
-    too.
+    Two attributes are not in the file. `problem`: why the last `save` failed, or None. `shared`: whether another
+    process may write the same file.
     """
 
     path: Path
@@ -80,9 +85,10 @@ class Record:
 
     @staticmethod
     def load(path: Path) -> Record | None:
-        """Return the record at `path`, or one made from an older version's journal. Return None if there is neither.
+        """Return the record in the file `path`, or None if there is none.
 
-        Raises OSError or ValueError for a file that can't be read.
+        If the file is missing, the record is made from an older version's journal (`tracking.jsonl`) beside it. Raises
+        OSError or ValueError for a file that can't be read.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
@@ -102,13 +108,13 @@ class Record:
         return record
 
     def write(self) -> None:
-        """Write the file. Raises OSError."""
+        """Write the file. Raises OSError if that fails."""
         with self.lock:
             plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
             atomic_write_bytes(self.path, json.dumps(plain, indent=1).encode() + b"\n")
 
     def save(self) -> None:
-        """Write the file. If that fails, set `problem` to the reason."""
+        """Write the file. If that fails, set `problem` to the reason; otherwise set it to None."""
         try:
             self.write()
             self.problem = None
@@ -116,7 +122,10 @@ class Record:
             self.problem = f"{self.path}: {error.strerror or error}"
 
     def set_destination(self, uri: str, run_id: str) -> None:
-        """Save the store and the run that this record is delivered to. If they change, nothing counts as delivered."""
+        """Save the store and the MLflow run that this record is delivered to.
+
+        If either of them has changed, all entries count as not delivered.
+        """
         if (self.uri, self.run_id) != (uri, run_id):
             with self.lock:
                 is_own = self._reload()
@@ -136,7 +145,10 @@ class Record:
                 self.save()
 
     def entries(self) -> list[Entry]:
-        """Return all that the run holds now, in the order of delivery. Raises OSError or ValueError for a bad file."""
+        """Return everything that the record and the folder's files hold now, in the order of delivery.
+
+        Raises OSError or ValueError for a file that can't be read.
+        """
         with self.lock:
             metrics = list(self.metrics)
             if self.path.name == RECORD and self.ready:
@@ -152,17 +164,20 @@ class Record:
             ]
 
     def missing(self) -> list[Entry]:
-        """Return the entries that the store lacks: none without MLflow. Raises OSError or ValueError for a bad file."""
+        """Return the entries that the MLflow store lacks. For a run without MLflow the list is empty.
+
+        Raises OSError or ValueError for a file that can't be read.
+        """
         if not self.mlflow:
             return []
         has = set(self.delivered)
         return [entry for entry in self.entries() if entry.key not in has]
 
     def update_times(self) -> None:
-        """Add to `times` when each new epoch in `history.json` ended, and remove epochs that are no longer there.
+        """Add the time at which each new epoch in `history.json` ended to `times`.
 
-        The ends are computed backwards from the time when `history.json` was last written. Raises OSError or
-        ValueError if the file can't be read.
+        Epochs that are no longer in `history.json` are removed from `times`. The times are computed backwards from the
+        last change of the file. Raises OSError or ValueError if the file can't be read.
         """
         history, times = self._history(), {}
         end = (self.folder / "history.json").stat().st_mtime * 1000 if history else 0.0
@@ -181,10 +196,10 @@ class Record:
             self.update_times()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Keep `metrics` of `step` that no other file of the folder holds.
+        """Add `metrics` of `step` that no other file of the folder holds to the record.
 
-        Values are anything that `float()` accepts, NaN included. A value that the run logged at the same step before it
-        was resumed is not kept again.
+        Values are anything that `float()` accepts, including NaN. A value that the record already has for the same
+        metric and step, because the run was resumed, is not added again.
         """
         with self.lock:
             before = {
@@ -198,23 +213,26 @@ class Record:
                 self.metrics.append({"step": step, "time": now(), "metrics": new})
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Keep the names of the files at `paths`, which are in the run's folder."""
+        """Add the names of the files at `paths`, which are in the run's folder, to the record."""
         names = [path.resolve().relative_to(self.folder.resolve()).as_posix() for path in paths]
         with self.lock:
             self.artifacts = list(dict.fromkeys([*self.artifacts, *names]))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Keep `tags`, with the values converted to text."""
+        """Add `tags` to the record, with the values converted to text."""
         with self.lock:
             self.tags |= {name: str(value) for name, value in tags.items()}
 
     def end(self, status: str) -> None:
-        """Keep the final `status` of the run, and the current time as its end."""
+        """Set the final `status` of the run in the record, and the current time as the run's end."""
         with self.lock:
             self.status, self.ended = status, now()
 
     def keep_final_metrics(self) -> None:
-        """Keep the metrics in `evaluation.json` that the store lacks. A run that continues removes the file."""
+        """Copy the metrics in `evaluation.json` that the store lacks into the record.
+
+        Call this before a run continues, because that removes `evaluation.json`.
+        """
         with contextlib.suppress(OSError, ValueError):
             self.metrics += [row for row in self._final_rows() if Entry("metrics", row).key not in self.delivered]
 
@@ -271,9 +289,10 @@ class Record:
 
 
 def record_files(folder: Path, *places: str) -> list[Path]:
-    """Return the paths of the records in `folder`, or in its subfolders that match the patterns `places`, such as "*/".
+    """Return the paths of all records in `folder`, or with `places` in the subfolders that match these patterns.
 
-    A journal of an older version counts as a record, with the suffix `.json`.
+    A pattern ends in "/", such as "*/"; "" stands for `folder`. For a journal of an older version, the path is that of
+    the record which would replace the journal: with the suffix `.json`.
     """
     found = (path for place in places or ("",) for path in folder.glob(f"{place}tracking*.json*"))
     return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})
@@ -288,11 +307,11 @@ def record_uuid(folder: Path) -> str | None:
 
 
 def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
-    """Move the record of the run in `folder` to `tracking-N.json`, so that a new MLflow run can begin there.
+    """Move the record of the run in `folder` to `tracking-N.json`, so that a new MLflow run can begin in the folder.
 
-    The old run gets `tags`, keeps its metrics and ends. It will still be delivered, but without artifacts, because the
-    folder's files will be those of the new run. Return the old run's experiment, or None if that is unknown. Raises
-    OSError if the folder can't be written.
+    The old run gets `tags`, keeps its metrics, and ends as KILLED if it was still running. Its record is still
+    delivered, but without artifacts, because the folder's files will be those of the new run. Returns the old run's
+    experiment, or None if that is unknown. Raises OSError if the folder can't be written.
     """
     number = 1
     while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
@@ -314,8 +333,9 @@ def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
-    """Return the JSON value in the file `path`, or `otherwise` if it is missing. Raises OSError or ValueError if it is
-    bad.
+    """Return the JSON value in the file `path`, or `otherwise` if the file is missing.
+
+    Raises OSError or ValueError for a file that can't be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

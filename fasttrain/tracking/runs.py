@@ -47,12 +47,13 @@ _SILENT_S = 600.0  # a run counts as silent after this many seconds, and no less
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A tracked run: its settings as text, the last value of each metric, and curves of some metrics.
+    """A run, read from MLflow or from its folder.
 
-    `curves` map a metric's name to its values by epoch, from 1. `status`: "running", "finished", "failed" or "killed"
-    (by Ctrl-C or SIGTERM). `start`, `heard`: the start and the last sign of life, in seconds since 1970. `alive`: a
-    process trains in the run's folder. `waiting`: the number of entries that the store lacks. `run_id`, `experiment`,
-    `start` and `heard` may be None if the run is only known from its folder.
+    `status`: "running", "finished", "failed" or "killed" (by Ctrl-C or SIGTERM). `params`: the settings as text.
+    `metrics`: the last value of each metric, by name. `curves`: for some metrics, by name, the values by epoch, from 1.
+    `start`, `heard`: the start and the last sign of life, in seconds since 1970. `alive`: whether a process trains in
+    the run's folder. `error`: a line about why the run failed, or "". `waiting`: the number of entries that the MLflow
+    store lacks. `run_id`, `experiment`, `start` and `heard` may be None if the run is only known from its folder.
     """
 
     name: str
@@ -77,9 +78,9 @@ class TrackedRun:
 
     @property
     def best_epoch(self) -> int | None:
-        """Return the epoch, from 1, whose weights are kept, or None if it is unknown.
+        """Return the number, from 1, of the epoch that is best by the run's `monitor`, or None if it is unknown.
 
-        It is the best one by the run's `monitor`, and the first of equal ones.
+        If several epochs are equally good, it is the first of them.
         """
         monitor = _monitor(self.params)
         curve = self.curves.get(EPOCH[monitor.field], {})
@@ -89,18 +90,22 @@ class TrackedRun:
         return min(sorted(curve), key=lambda epoch: sign * curve[epoch])
 
     def at_best(self, metric: str) -> float | None:
-        """Return the value of the curve of `metric` at the best epoch, or None if it is unknown."""
+        """Return the value of `metric` in the best epoch, or None if the epoch or the value is unknown."""
         best = self.best_epoch
         return None if best is None else self.curves.get(metric, {}).get(best)
 
     def mean(self, metric: str) -> float | None:
-        """Return the mean of the curve of `metric` over the epochs, or None if there is no curve."""
+        """Return the mean of `metric` over all epochs, or None if no epoch has that metric."""
         values = list(self.curves.get(metric, {}).values())
         return sum(values) / len(values) if values else None
 
     @property
     def silent(self) -> bool:
-        """Return whether a run marked as running has been silent for so long that it was probably killed."""
+        """Return whether a run marked as running was probably killed.
+
+        That is so if no process trains in its folder, and the last sign of life is older than ten minutes and than
+        three epochs.
+        """
         if self.status != "running" or self.heard is None or self.alive:
             return False
         return time.time() - self.heard > max(_SILENT_S, 3 * self.metrics.get("speed/epoch_seconds", 0.0))
@@ -109,7 +114,8 @@ class TrackedRun:
     def seconds(self) -> float | None:
         """Return the training time in seconds, or None if it is unknown.
 
-        For a run that hasn't finished, it is the time from its start to its last sign of life.
+        For a run that hasn't finished, it is the time from the start to now, or if no process trains any more, to the
+        last sign of life.
         """
         if (logged := self.metrics.get("speed/training_seconds")) is not None:
             return logged
@@ -178,7 +184,8 @@ def list_runs(
 def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
     """Return one run per name. A name is a run folder, an MLflow run id, a run name, or the beginning of an id or name.
 
-    Raises UserError if a name matches no run, with the nearest names, or several runs, with their ids.
+    `uri`: the MLflow store, by default `tracking_uri()`. Raises UserError if a name matches no run or several runs. The
+    message lists the most similar names, or the ids of these runs.
     """
     reader: _Reader | None = None
     everything: list[Run] = []
@@ -198,12 +205,12 @@ def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Return whether `path` is the folder of a run."""
+    """Return whether `path` is the folder of a run: it holds `config.toml` or `history.json`."""
     return (path / "config.toml").is_file() or (path / "history.json").is_file()
 
 
 def run_of_folder(path: Path) -> TrackedRun:
-    """Return the run in the folder `path`, whether it was tracked or not. Raises UserError if a file is damaged."""
+    """Return the run in the folder `path`, even if it was not tracked. Raises UserError if a file can't be read."""
     config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
     record = _readable(path / RECORD, Record.load)
     history = _readable(path / "history.json", lambda file: read_json(file, []))
@@ -233,9 +240,9 @@ def run_of_folder(path: Path) -> TrackedRun:
 
 
 def waiting_runs(folder: Path) -> list[TrackedRun]:
-    """Return the runs in and below `folder` that were not completely delivered to their store, read from their folders.
+    """Return the runs in and below `folder` that the MLflow store has not received completely, from their folders.
 
-    A run that is still training and that its store knows is left out.
+    A run that is still training is left out if the store has it, because it delivers its own entries.
     """
     runs = []
     for record, missing in waiting_records(record_files(folder, "", "*/**/")):
@@ -350,7 +357,7 @@ def _matching(name: str, runs: Sequence[Run]) -> Run:
     names = list(dict.fromkeys(run.info.run_name or "" for run in runs))
     close = [each for each in names if name.lower() in each.lower()][:3]
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-    hint = f"the nearest names: {', '.join(close)}" if close else "none are tracked here"
+    hint = f"the nearest names: {', '.join(close)}" if close else "no runs are tracked in this store"
     raise UserError(f"'{name}' is neither a run folder nor a tracked run; {hint} (`fasttrain runs` lists all)")
 
 

@@ -31,7 +31,7 @@ class Page(list[T]):
 
 @dataclass(frozen=True)
 class StoredExperiment:
-    """An experiment, named as in `mlflow.entities.Experiment`."""
+    """An experiment. The fields have the names of those of `mlflow.entities.Experiment`."""
 
     experiment_id: str
     name: str
@@ -39,7 +39,7 @@ class StoredExperiment:
 
 @dataclass(frozen=True)
 class StoredInfo:
-    """A run's identity and state, named as in `mlflow.entities.RunInfo`."""
+    """A run's identity and state. The fields have the names of those of `mlflow.entities.RunInfo`."""
 
     run_id: str
     run_name: str
@@ -51,7 +51,7 @@ class StoredInfo:
 
 @dataclass(frozen=True)
 class StoredData:
-    """A run's logged values, named as in `mlflow.entities.RunData`."""
+    """A run's logged values. The fields have the names of those of `mlflow.entities.RunData`."""
 
     params: dict[str, str]
     metrics: dict[str, float]
@@ -68,7 +68,7 @@ class StoredPoint:
 
 
 class StoredRun:
-    """A run, named as in `mlflow.entities.Run`. Its data is read when `data` is first accessed."""
+    """A run. `info` and `data` are as in `mlflow.entities.Run`; `data` is read from the file when first accessed."""
 
     def __init__(self, info: StoredInfo, connection: sqlite3.Connection) -> None:
         self.info, self._connection = info, connection
@@ -138,7 +138,7 @@ class SqliteClient:
 
 
 def sqlite_client(uri: str) -> SqliteClient | None:
-    """Return a client for the SQLite file at `uri`, or None if the store can't be read this way.
+    """Return a client for the SQLite file at `uri`, or None if `uri` isn't a SQLite file that this client can read.
 
     If the result is None, use MLflow's own client, which reads all stores and reports errors.
     """

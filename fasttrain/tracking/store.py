@@ -81,7 +81,7 @@ def require_store(uri: str) -> None:
     if scheme in _SCHEMES or scheme in entry_points(group="mlflow.tracking_store").names:
         return
     given = f"MLFLOW_TRACKING_URI = {shown(uri)}"
-    ways = "give http://HOST:PORT or sqlite:////FOLDER/mlflow.db, or unset it for mlflow.db in the working folder"
+    ways = "give http://HOST:PORT or sqlite:////FOLDER/mlflow.db, or unset the variable to use ./mlflow.db"
     if scheme not in ("", "file"):
         raise UserError(f"{given}: MLflow doesn't know the scheme '{scheme}'{nearest(scheme, list(_SCHEMES))}; {ways}")
     if not _keeps_runs_in_folders():
@@ -99,21 +99,24 @@ def _keeps_runs_in_folders() -> bool:
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return the URI of `mlartifacts` beside a SQLite file. Return None for other stores, which choose the place."""
+    """Return the URI of the folder `mlartifacts` beside the SQLite file `uri`.
+
+    Returns None for any other store, which chooses the place of artifacts itself.
+    """
     file = database_file(uri)
     return (file.resolve().parent / "mlartifacts").as_uri() if file else None
 
 
 def set_environment() -> None:
-    """Set MLflow's time-outs, retries and verbosity in os.environ, unless the user has set them."""
+    """Set MLflow's variables for time-outs, retries and verbosity in os.environ. Those that are set already stay."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def home_for_mlflow() -> dict[str, str]:
-    """Return {"HOME": a folder} if this account has no home folder, without which MLflow can't be imported, else {}.
+    """Return the environment variables that MLflow's import needs: {} or, without a home folder, {"HOME": a folder}.
 
-    `docker run --user 12345` makes such accounts.
+    An account has no home folder under `docker run --user 12345`, for example.
     """
     has_home = Path(os.path.expanduser("~")).is_absolute()  # noqa: PTH111 - Path's raises
     return {} if has_home else {"HOME": tempfile.gettempdir()}
@@ -121,7 +124,7 @@ def home_for_mlflow() -> dict[str, str]:
 
 @contextmanager
 def importing_mlflow() -> Iterator[None]:
-    """Set the variables of `home_for_mlflow` in this context, which imports MLflow."""
+    """Set the variables of `home_for_mlflow` within this context. Import MLflow in it."""
     before, added = os.environ.get("HOME"), home_for_mlflow()
     os.environ.update(added)
     try:
@@ -137,10 +140,10 @@ class NotStored(Exception):
 
 
 class Store:
-    """A run in one store. Every call may block for as long as MLflow's time-outs allow.
+    """A run in one MLflow store. Every call may block for as long as MLflow's time-outs allow.
 
     Every call may raise mlflow.exceptions.MlflowException, OSError, NotStored or errors of the database. The caller
-    then tries again.
+    should then try again later.
     """
 
     def __init__(self, uri: str) -> None:
@@ -160,7 +163,7 @@ class Store:
         self._uuid = ""
 
     def open_run(self, record: Record, run_id: str | None = None) -> None:
-        """Open the run `run_id`, or else the run with the record's UUID. Create one if the store has neither."""
+        """Open the run `run_id`. If the store doesn't have it, open the run with the record's UUID, or create one."""
         self._uuid = record.uuid
         if run_id and self._has(run_id):
             self.run_id = run_id
@@ -177,9 +180,9 @@ class Store:
         self.run_id = str(found[0].info.run_id)
 
     def deliver(self, folder: Path, entries: Sequence[Entry]) -> None:
-        """Send `entries`, which are all of one kind, to the run, and check that it has them. Metrics are not repeated.
+        """Send `entries`, which are all of one kind, to the run, and check that the store has them.
 
-        `folder` is the run's folder, which has the artifacts.
+        Metrics that the store already has are not sent again. `folder`: the run's folder, which has the artifacts.
         """
         kind, value = entries[0].kind, entries[0].value
         if kind == "metrics":
@@ -194,7 +197,7 @@ class Store:
             self._status(value["status"], value["time"])
 
     def check(self) -> Run:
-        """Return the run as the store has it.
+        """Return the run, read from the store.
 
         Raises NotStored if the store no longer has the run, and an error of MLflow or the network if the store doesn't
         answer.

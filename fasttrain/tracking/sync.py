@@ -30,9 +30,9 @@ class Busy(Exception):
 class Sync:
     """Delivers one record to the store at `uri`.
 
-    Each call of `push` sends the entries in the folder that the record doesn't mark as delivered. The store may have
-    some of them already, if a response was lost or a process was killed before it marked the record. So `push` first
-    asks the store, and nothing is stored twice or left out.
+    Each call of `push` sends the entries that the record doesn't list as delivered. The store may have some of these
+    already, if a response was lost, or if a process was killed before it updated the record. So `push` first asks the
+    store what it has, and nothing is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -52,15 +52,18 @@ class Sync:
         return self.record.run_id if self.record.uri == shown(self.uri) else None
 
     def missing(self, *, refused: bool = True) -> list[Entry]:
-        """Return the entries that the store lacks. `refused=False` leaves out those that it refused `TRIES` times."""
+        """Return the entries that the store lacks.
+
+        `refused`: whether to include entries that the store has refused `TRIES` times.
+        """
         entries = self.record.missing() if self.run_id else self.record.entries()
         return [entry for entry in entries if refused or self._refused[entry.key] < TRIES]
 
     def push(self) -> None:
-        """Send the missing entries. If a working store refuses one of them, the others are still sent.
+        """Send the entries that the store lacks. If the store refuses one of them, the others are still sent.
 
-        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the error of a
-        store that doesn't work; `push` can then be called again at any time.
+        The next calls send a refused entry again, until it was refused `TRIES` times. Raises the store's error if the
+        store doesn't work, for example if a server doesn't answer. `push` can then be called again at any time.
         """
         try:
             store = self._store or self._connect()
@@ -132,8 +135,9 @@ def sync(
 ) -> int:
     """Deliver `record` and what its folder holds to the store at `uri`. Return how many entries the store still lacks.
 
-    Delivery stops once `may_continue` returns False; it is called before each attempt. `locked`: the caller holds the
-    folder's lock. Raises Busy if another process holds that lock, and the error of a store that doesn't work.
+    `report` receives a line about a refused entry. `may_continue` is called before each attempt; delivery stops once it
+    returns False. `locked`: whether the caller holds the folder's lock. Raises Busy if another process holds that lock,
+    and the store's error if the store doesn't work.
     """
     lock = FolderLock(record.folder)
     if not locked and not lock.take():
@@ -156,7 +160,7 @@ def sync(
 
 
 def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
-    """Yield each record at `paths` that was not completely delivered, and how many entries its store lacks.
+    """Yield each record at `paths` that the MLflow store has not received completely, and how many entries are missing.
 
     Records that can't be read are skipped, with a line in the log.
     """
@@ -169,9 +173,11 @@ def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
 
 
 def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], bool]) -> None:
-    """Deliver what the store at `uri` lacks of the runs beside the folder `own`, and of the records set aside in `own`.
+    """Deliver earlier runs to the store at `uri`, if they were tracked there and the store lacks a part of them.
 
-    `report` receives a line per delivered run. Errors only go to the log, because the next run tries again.
+    These are the runs in the folders beside the folder `own`, and the earlier runs in `own` (see `record.set_aside`).
+    `report` receives a line per delivered run. `may_continue` is called before each run; delivery stops once it returns
+    False. Errors only go to the log, because the next run tries again.
     """
     for record, missing in waiting_records(record_files(own.parent, "*/")):
         if not may_continue():
@@ -188,14 +194,15 @@ def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], 
 
 
 def deliver_runs(folders: Sequence[Path], say: Report) -> None:
-    """Deliver all runs that wait in and below `folders` to $MLFLOW_TRACKING_URI, or else to the store of each run.
+    """Deliver all runs in and below `folders` that an MLflow store has not received completely.
 
-    `say` receives a line per run. Raises UserError for a folder that doesn't exist, and, after all have been tried, if
-    a store still lacks something.
+    They are delivered to $MLFLOW_TRACKING_URI if it is set, otherwise to the store in which each run is tracked. `say`
+    receives a line per run. Raises UserError for a folder that doesn't exist, and, after all runs have been tried, if a
+    store still lacks entries.
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder; give run folders, or folders of them")
+            raise UserError(f"{folder}: there is no such folder; give run folders, or folders that contain some")
     set_environment()
     failed: list[str] = []
     unreachable: dict[str, str] = {}

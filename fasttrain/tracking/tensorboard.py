@@ -19,8 +19,8 @@ _PICTURES = (".png", ".jpg")
 class TensorBoard(Mirror):
     """Writes all epochs of the run into a new event file, and then removes the event files of earlier processes.
 
-    So a killed run leaves no partly written epoch. A run that resumes from an earlier epoch leaves none of the epochs
-    after it.
+    So no epoch of a killed process stays partly written. If a run resumes from an earlier epoch, the epochs that follow
+    it in the old files disappear.
     """
 
     title = "TensorBoard"

@@ -35,7 +35,12 @@ _KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # FINISH_TIMEOUT and _FAILING_S of a s
 
 
 class NullTracker:
-    """A tracker that does nothing. It is the base class of all others."""
+    """A tracker that does nothing, and the base class of `Tracker` and the other trackers.
+
+    `run_id`, `uri`: the run's id in MLflow, and its store. `uuid`: the identity of the run in the record. `places`:
+    where people find the run at each tracker but MLflow, by the tracker's name. Leaving the `with` block calls
+    `finish`.
+    """
 
     run_id: str | None = None
     uri: str | None = None
@@ -120,15 +125,18 @@ class Tracker(NullTracker):
         report: Callable[[str], None] | None = None,
         delayed: bool = False,
     ) -> Tracker:
-        """Start a run, or continue an earlier one: that of `run_id`, of `uuid`, or of `tracking.json` in `folder`.
+        """Start the run in `folder`, or continue the one that `tracking.json` in `folder` records.
+
+        `run_id`, `uuid`: for a folder without a record, the MLflow run to continue: the one of that id, or else the one
+        with that UUID in a tag.
 
         `experiment`, `run_name`: by default MLflow's variables MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, and
         MLFLOW_RUN_NAME; without these "fasttrain" and the folder's name. If MLFLOW_RUN_ID is set, a new run is recorded
         in the MLflow run of that ID, as `mlflow run` expects.
 
-        `params`: settings, any number and length. A continued run keeps its earlier ones in MLflow, and gets the tag
-        `changed.NAME` for each that differs. `folder`: the run folder. Earlier runs in the folders beside it that the
-        same store hasn't received completely are sent now, too.
+        `params`: settings, any number and length. A continued run keeps its earlier settings in MLflow, and gets the
+        tag `changed.NAME` for each setting that differs now. `folder`: the run folder. Earlier runs in the folders
+        beside it are delivered, too, if the same store has not received them completely.
 
         `uri`: MLflow's tracking URI; by default the store where the run was tracked before, else $MLFLOW_TRACKING_URI,
         else `mlflow.db` in the working directory, with artifacts beside it in `mlartifacts`. `report`: receives one
@@ -169,7 +177,8 @@ class Tracker(NullTracker):
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id in the store, or None if it is not known in time.
 
-        Waits at most `timeout` seconds (default: `RUN_TIMEOUT`). If that was not enough, later calls don't wait.
+        Waits at most `timeout` seconds (default: `RUN_TIMEOUT`). After a call that waited in vain, later calls don't
+        wait.
         """
         self.begin()
         if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
@@ -178,21 +187,21 @@ class Tracker(NullTracker):
         return self.run_id
 
     def sync(self) -> None:
-        """Deliver what is new in the folder's `history.json` and `evaluation.json`, without waiting for the store."""
+        """Have what is new in the folder's `history.json` and `evaluation.json` delivered. Don't wait for the store."""
         self._record.catch_up()
         self._save()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Log `metrics` of `step` that no file of the folder holds.
+        """Log `metrics` of `step` that neither `history.json` nor `evaluation.json` in the folder holds.
 
-        Values are anything that `float()` accepts, NaN included. A value that the run logged at the same step before it
-        was resumed is not logged again.
+        Values are anything that `float()` accepts, including NaN. A value that the run logged at the same step before
+        it was resumed is not logged again.
         """
         self._record.log_metrics(metrics, step)
         self._save()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Log the files at `paths`, which are in the run folder. Call this after they are written."""
+        """Log the files at `paths`, which are in the run folder. Call this after writing the files."""
         self._record.log_artifacts(paths)
         self._save()
 
@@ -207,8 +216,9 @@ class Tracker(NullTracker):
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
         """End the run with `status` ("FINISHED", "FAILED" or "KILLED"), and wait until the store has everything.
 
-        Waits at most `timeout` seconds (default: `FINISH_TIMEOUT`), and only a few for a store that fails. If the store
-        still lacks something, this is reported, and the folder keeps it. A second call does nothing.
+        Waits at most `timeout` seconds (default: `FINISH_TIMEOUT`), and only a few seconds for a store that fails. If
+        the store still lacks entries, a line is reported, and the run folder keeps the entries. A second call does
+        nothing.
         """
         if self._finished:
             return
@@ -231,11 +241,10 @@ class Tracker(NullTracker):
                 self._report(f"MLflow: {self.uri} works again and has everything")
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
-        if missing is not None:
-            why = f" lacks {counted(missing, 'entry', 'entries')}{why}"
+        lacks = f"lacks {counted(missing, 'entry', 'entries')}" if missing else "may lack entries"
         self._report(
-            f"MLflow: {self.uri}{why}; {self._record.folder} keeps them until the next run beside it, or until: "
-            f"fasttrain runs --deliver {self._record.folder}"
+            f"MLflow: {self.uri} {lacks}{why}; the run folder keeps what is missing until the next run in a folder "
+            f"beside it, or until: fasttrain runs --deliver {self._record.folder}"
         )
 
     def __enter__(self) -> Tracker:
@@ -248,8 +257,8 @@ class Tracker(NullTracker):
         if problem := self._record.problem:
             self._report_once(
                 "record",
-                f"what the MLflow store still lacks can't be saved ({problem}); the run continues, but this is lost if "
-                "the run ends before the store has it",
+                f"the record for the MLflow store can't be saved ({problem}); the run continues, but what the store "
+                "has not received at the end of the run is lost",
             )
         if begin:
             self.begin()
@@ -271,7 +280,7 @@ class Tracker(NullTracker):
             self._changes_seen, finished = self._changes, self._finished
             try:
                 if not self._lock.take():
-                    raise Busy("another process is delivering it")
+                    raise Busy("another process is delivering this run")
                 self._sync.push()
             except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError: all mean "try later"
                 if not (finished and self._only_refused_missing()):
@@ -334,9 +343,10 @@ class Tracker(NullTracker):
 
 
 def status_of(error: BaseException | None) -> str:
-    """Return MLflow's status of a run whose `with` block was left with `error`, which may be None.
+    """Return the status that MLflow gives a run whose `with` block was left with `error`.
 
-    KeyboardInterrupt, Stopped and SystemExit with code 75, 130 or 143 mean "KILLED".
+    None and SystemExit with code 0 mean "FINISHED". KeyboardInterrupt, Stopped and SystemExit with code 75, 130 or 143
+    mean "KILLED". Anything else means "FAILED".
     """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED"

@@ -20,10 +20,11 @@ _INIT_TIMEOUT = 30  # seconds
 
 
 class Wandb(Mirror):
-    """Continues the W&B run that has the record's UUID. The server keeps the steps that it has and adds the others.
+    """Delivers a run to Weights & Biases, to the W&B run whose id is the record's UUID.
 
-    Without WANDB_MODE the run is online if there is an API key and the server answers, otherwise offline. An offline
-    run writes all epochs into a new W&B folder, and then removes the folders of earlier processes.
+    A resumed run sends all its epochs; the server ignores those that it has. WANDB_MODE decides whether the run is
+    online. Without that variable it is online if there is an API key and the server answers, otherwise offline. An
+    offline run writes all epochs into a new W&B folder, and then removes the folders of earlier processes.
     """
 
     title = "W&B"

@@ -45,10 +45,11 @@ _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs":
 
 
 def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) -> tuple[RunStart, str]:
-    """Replace batch_size = "auto" in `start` by a number found by trial. Return the new start and a line about it.
+    """Replace batch_size = "auto" in `start` by a number found by trial.
 
-    The number is the same on all ranks. `make` builds the parts of a run, which are used for the trial and then thrown
-    away. Raises UserError if not even one photograph fits.
+    Returns `start` with that number, which is the same on all ranks, and a line to print with the number and the reason
+    for it. `make` builds the parts of a run, which are used for the trial and then thrown away. Raises UserError if not
+    even one photograph fits into memory, or if the device is neither CUDA nor a CPU.
     """
     config = start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})
     parts = make(replace(start, config=config, model=copy.deepcopy(start.model)))
@@ -72,16 +73,18 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
     release_memory(device)
     why = f"more would leave fewer than {_STEPS_AN_EPOCH} steps an epoch"
     if size < most:
-        why = f"the fastest tried on {device}" if device.type == "cuda" else f"tried on {device}"
+        why = f"the fastest tried on {device}" if device.type == "cuda" else "about the most that fits into memory"
     update = {"batch_size": size}
     return replace(start, config=start.config.model_copy(update=update)), f"batch size: {size} ({why})"
 
 
 def fastest_that_fits(fits: Fits, most: int) -> int:
-    """Double the batch size as long as this raises the photographs per second by a factor of `_GAIN` or more.
+    """Return the batch size, at most `most`, at which a GPU trains fastest.
 
-    Return the last size that was worth it. If a size does not fit into memory, the one halfway down is tried: 8, 16,
-    32, 64 (does not fit), 48. Raises UserError if not even one photograph fits.
+    `fits` returns the photographs per second at a batch size, or 0 if that size does not fit into memory. Starting at
+    8, the size is doubled as long as each doubling makes training at least 5 % faster. If a doubled size does not fit,
+    the size halfway down is tried: 8, 16, 32, 64 (does not fit), 48. If even 8 does not fit, smaller sizes are tried.
+    Raises UserError if not even one photograph fits.
     """
     size = min(_FIRST, most)
     rate = fits(size)
@@ -100,9 +103,9 @@ def fastest_that_fits(fits: Fits, most: int) -> int:
 
 
 def largest_below(fits: Fits, failed: int) -> int:
-    """Return the first of timm's sizes below `failed` (48, 32, 24, 16, …) that fits.
+    """Return the greatest of timm's batch sizes below `failed` (48, 32, 24, 16, …) that fits into memory.
 
-    Raises UserError if 1 does not fit.
+    `fits` returns 0 for a batch size that does not fit. Raises UserError if not even one photograph fits.
     """
     size = failed
     while size := decay_batch_step(size):
@@ -122,13 +125,15 @@ def largest_by_growth(
     peak: Callable[[], int] = peak_memory,
     limit: Callable[[], int] = lambda: resident_memory() + int(_CPU_SHARE * free_memory()),
 ) -> int:
-    """Double the batch size until memory grows measurably, then compute the size that fits. Return it.
+    """Return the greatest batch size, up to `most`, that fits into a CPU's memory.
 
-    `peak` returns this process's peak memory so far, and `limit` the memory that it may have, both in bytes. What is
-    left up to the limit is shared by `processes`.
+    The size is doubled until memory grows measurably. The size that fits is then computed from that growth. It is not
+    tried out, because the kernel kills a process that takes too much memory, without an error before. The first growth
+    is ignored, because the peak before it may come from reading the data and not from a step.
 
-    A CPU raises no error before the kernel kills the process, so a size that might not fit is never tried. The first
-    measured growth is ignored, because the peak before it may come from reading the data and not from a step.
+    `fits` runs a few steps at a batch size, and returns 0 if memory ran out. `peak` returns this process's peak memory
+    so far, and `limit` the memory that this process may have, both in bytes. `processes` processes share what is left
+    up to the limit. Raises UserError if not even one photograph fits.
     """
     size, grown = min(2, most), 0
     if not fits(size):
@@ -147,9 +152,9 @@ def largest_by_growth(
 
 
 def fitting(parts: RunParts) -> Fits:
-    """Return a function that measures how many photographs per second `parts` trains on at a batch size.
+    """Return a function from a batch size to the photographs per second that `parts` trains on at that size.
 
-    It returns 0 if that size does not fit. It changes the weights.
+    The function returns 0 if the size does not fit into memory. Each call changes the weights of `parts`.
     """
 
     def fits(size: int) -> float:
@@ -169,10 +174,11 @@ def fitting(parts: RunParts) -> Fits:
 
 
 def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
-    """Return an error that suggests a batch size that fits, if `error` means that memory ran out.
+    """Return an error that suggests a smaller batch size, if `error` means that memory ran out.
 
-    Return None otherwise. Sizes are tried with the run's own `parts`: their weights are changed and their loaders
-    closed. `run` is its folder.
+    Returns None for any other error, and for host memory that ran out while training on a GPU. Smaller sizes are tried
+    with `parts`, the parts of the failed run: their weights are changed and their loaders closed. `run`: the run's
+    folder, for the command in the message.
     """
     if not is_out_of_memory(error):
         return None

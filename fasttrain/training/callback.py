@@ -37,7 +37,7 @@ class Callback:
         """Called after each optimizer step."""
 
     def on_epoch_end(self, run: RunView) -> None:
-        """Called after each epoch's validation, before its checkpoint is saved.
+        """Called after each epoch's validation, before the epoch's checkpoint is saved.
 
         `run.metrics` holds the epoch's record.
         """
@@ -124,7 +124,8 @@ class RunView:
         """The metrics of the epoch, including what was logged with `log`.
 
         After a step they are this rank's `train_loss` and `train_top1` so far (`train_subset_accuracy` for multi-label
-        data); reading them waits for the device. After an epoch they are all values of its record in `history.json`.
+        data); reading them waits for the device. Once the epoch is over they are all values of the epoch's record in
+        `history.json`.
         """
         if self._record is not None:
             return {**self._record, **self._logged}
@@ -161,7 +162,7 @@ class RunView:
 
 
 class Callbacks:
-    """The callbacks of one run, called in their order."""
+    """The callbacks of one run, called in the order in which the user gave them."""
 
     def __init__(self, given: Sequence[Callback] | None, parts: RunParts, folder: Path) -> None:
         self.view = RunView(parts, folder)
@@ -180,13 +181,13 @@ class Callbacks:
         return self.view.stopped_by is not None
 
     def train_start(self) -> None:
-        """Call `on_train_start`."""
+        """Call `on_train_start` of each callback."""
         with self._generators_restored():
             self._call("on_train_start")
         self._started = True
 
     def step_end(self) -> None:
-        """Call `on_step_end`."""
+        """Call `on_step_end` of each callback."""
         self._call("on_step_end")
 
     def epoch_end(self, record: dict[str, Any]) -> None:
@@ -208,7 +209,7 @@ class Callbacks:
                 self._call("on_checkpoint", checkpoint_path(self.view.folder, self.view.step))
 
     def train_end(self, result: TrainResult) -> None:
-        """Call `on_train_end`."""
+        """Call `on_train_end` of each callback."""
         self._call("on_train_end", result)
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,7 +229,10 @@ class Callbacks:
         return {"names": names, "states": states, "logged": self.view._logged, "stopped_by": self.view.stopped_by}
 
     def load_state_dict(self, state: Mapping[str, Any], *, more_epochs: bool) -> None:
-        """Restore each callback from the saved state of the same class name. `more_epochs` clears a requested stop."""
+        """Restore each callback from the saved state of the same class name.
+
+        With `more_epochs`, a stop that a callback requested before the checkpoint is forgotten.
+        """
         left = list(zip(state["names"], state["states"], strict=True))
         for each in self._callbacks:
             found = next((at for at, (name, _) in enumerate(left) if name == _name(each)), None)
@@ -253,19 +257,21 @@ class Callbacks:
 
 
 def require_callbacks(given: Sequence[Callback] | None, checkpoint: Mapping[str, Any] | None) -> str | None:
-    """Raise UserError if `given` has anything but callbacks, or is None although the run in `checkpoint` had some.
+    """Check the callbacks `given` for a run that begins, or resumes from `checkpoint`.
 
-    Return a line such as "callbacks: A, B -> A" if a resumed run gets different callbacks, otherwise None.
+    Raises UserError if `given` contains anything but callbacks, or is None although the run in `checkpoint` had
+    callbacks. Returns a line such as "callbacks: A, B -> A" if a resumed run gets other callbacks than before,
+    otherwise None.
     """
     for each in given or ():
         if not isinstance(each, Callback):
             what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
-            raise UserError(f"callbacks has {what}; give objects of subclasses of fasttrain.Callback")
+            raise UserError(f"callbacks contains {what}; give objects of subclasses of fasttrain.Callback")
     before = list(((checkpoint or {}).get("callbacks") or {}).get("names", ()))
     if given is None and before:
         raise UserError(
-            f"the run has callbacks ({', '.join(before)}); resume it with train(resume=…, callbacks=[…]), "
-            "or without them with callbacks=[]"
+            f"the run began with callbacks ({', '.join(before)}), and none are given now; resume with "
+            "train(resume=…, callbacks=[…]), or with callbacks=[] to go on without callbacks"
         )
     now = [_name(each) for each in given or ()]
     if checkpoint is None or before == now:

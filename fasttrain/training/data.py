@@ -36,8 +36,8 @@ class Loaders:
     def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
         """Return `{"bad_samples": n}`: how many samples were left out of this epoch on all ranks.
 
-        Samples of the training split are counted, and those of the validation split if the epoch was `validated`.
-        Return {} if the run is set to stop at a bad sample.
+        Samples of the training split are counted, and if the epoch was `validated`, those of the validation split, too.
+        Returns {} if the run is set to stop at a bad sample.
         """
         if self.train.settings.on_bad_sample == "error":
             return {}
@@ -61,10 +61,10 @@ def make_loaders(
     sampling: Literal["none", "balanced"] = "none",
     **options: Any,
 ) -> Loaders:
-    """Return a loader for each split, with `Loader`'s `options`.
+    """Return a loader for each split.
 
-    `crop`, the flips, `shuffle` and `sampling` apply to the training split. The other splits are read in order with
-    the crop `evaluated`.
+    `crop`, the flips, `shuffle` and `sampling` apply to the training split only. The other splits are read in order
+    with the crop `evaluated`. `options`: further arguments of `Loader`, the same for all splits.
 
     Raises UserError if there is nothing to train on or to validate with, or if the cache is too small for the shards.
     """
@@ -72,18 +72,20 @@ def make_loaders(
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     if len(shards.classes) == 1 and not shards.multi_label:
         only = repr(shards.classes[0])
-        raise UserError(f"{shards.location}: one class only, {only}; a classifier needs two: add one and convert again")
+        raise UserError(
+            f"{shards.location}: one class only, {only}; a classifier needs two: add a class and convert again"
+        )
     fraction = shards.manifest.settings.get("val_fraction", 0)
     one_per_class = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
     if one_per_class:
-        val_fix = "each class has one photograph, which goes into train: add photographs"
+        val_fix = ": each class has one photograph, which goes into train; add photographs and convert again"
     elif fraction:  # draws at least one of each class, unless the source has its own validation folder
-        val_fix = "its validation folder is empty, or all photographs in it are broken: fill it, or remove it"
+        val_fix = ": the validation folder has no readable photograph; fill or remove it, and convert again"
     else:
-        val_fix = "give a --val-fraction above 0, such as 0.2"
-    for split, fix in (("train", "add photographs"), ("val", val_fix)):
+        val_fix = "; convert again with a --val-fraction above 0, such as 0.2"
+    for split, fix in (("train", "; add photographs and convert again"), ("val", val_fix)):
         if not len(ids[split]):
-            raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {fix}")
+            raise UserError(f"{shards.location}: no photograph in the {split} split{fix}")
     return Loaders(
         train=Loader(
             shards,
@@ -104,9 +106,10 @@ def make_loaders(
 def make_refit_loader(
     shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
 ) -> base.Loader:
-    """Return a loader of the training and validation splits together, with `Loader`'s `options`.
+    """Return a loader of the training and validation splits together.
 
-    FFCV reads one split at a time, so the native loader takes its place, with the same photographs and crops.
+    `options`: further arguments of `Loader`. FFCV reads one split at a time, so the native loader takes its place, with
+    the same photographs and crops.
     """
     ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
     if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":
@@ -117,8 +120,11 @@ def make_refit_loader(
 def photographs_in_order(
     loader: base.Loader, shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` for `ids`, int64 [n], of `shards`, cropped by `crop`, with the settings of
-    `loader`."""
+    """Yield `(images, labels, ids)` of each batch of the photographs `ids`, without shuffling.
+
+    `ids`: int64 [n], row numbers of the index of `shards`. Batch size, back end, threads and the treatment of bad
+    samples are those of `loader`. The order is that of `evaluation.splits.batches`.
+    """
     settings = loader.settings
     yield from batches(
         shards,
@@ -139,7 +145,10 @@ def photographs_of(shards: ShardSet) -> str:
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """Return a line for each split that lacks some classes. The line names them and the consequence."""
+    """Return a line for each split that has no photographs of some classes.
+
+    The line names these classes and the consequence. A split without any photographs gets no line.
+    """
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)

@@ -19,11 +19,12 @@ The accuracies come from timm's results/results-imagenet.csv. mobilenetv2_100 ha
 
 
 def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return `config` with the tag of the run's first weights added to its model, and a list of lines about it.
+    """Return `config` with a tag of pretrained weights added to its model name, and lines to print about the choice.
 
-    A tag in `config.model` is kept. If the installed timm lacks the tag, timm's own default is used. With
-    `config.weights` the tag is that of the run that made those weights, because the tag decides how pixels are
-    normalized.
+    A tag is the part of a timm name after the dot, such as `a1_in1k`. A tag in `config.model` is kept. Without
+    `config.weights`, the tag of the best weights in `DEFAULT_WEIGHTS` is added; if the installed timm lacks that tag,
+    none is added, and timm uses its own default. With `config.weights`, the tag of the run that made those weights is
+    added, because the tag decides how pixels are normalized.
     """
     name, tag = config.model, DEFAULT_WEIGHTS.get(config.model)
     if config.weights is not None:
@@ -41,6 +42,9 @@ def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 
 def keep_weights(then: str, now: str) -> str:
-    """Return the model name for a resumed run: `then`, with its tag, if `now` is the same model without a tag."""
+    """Return the model name for a resumed run: `then` if `now` is the same model without a tag, otherwise `now`.
+
+    `then`: the name with which the run began. `now`: the name in the settings given now.
+    """
     same = not is_own(then) and then.partition(".")[0] == now
     return then if same else now

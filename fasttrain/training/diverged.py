@@ -34,9 +34,11 @@ Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 class DivergedStep:
     """The batches of a step that diverged, and everything needed to run it again.
 
-    `batches`: the loader's images, uint8 [n, H, W, 3], labels and ids. With gradient accumulation there are several,
-    and the faulty one is the last. `weights`: the model's state_dict before the step. `rng`: see `BatchNote`. `facts`:
-    plain data (see `_facts`).
+    `batches`: images, uint8 [n, H, W, 3], labels and ids of each batch, as the loader gave them. With gradient
+    accumulation there may be several batches; the last one is the one at which the step diverged. `weights`: the
+    model's state_dict before the step. `rng`: the states of torch's generators before the last batch, see `BatchNote`;
+    empty for a validation. `class_weights`: float32 [classes], or None if the loss has none. `facts`: JSON data about
+    the step: its number, loss, learning rate, precision and settings (see `_facts`).
     """
 
     batches: Batches
@@ -46,7 +48,7 @@ class DivergedStep:
     facts: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the file. Raises OSError if that fails."""
+        """Write the step to `path`, a safetensors file. Raises OSError if it can't be written."""
         tensors = {f"model.{name}": each for name, each in self.weights.items()}
         for number, parts in enumerate(self.batches):
             tensors |= {
@@ -70,9 +72,11 @@ class DivergedStep:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise UserError(f"{path}: not a diverged step ({reason}); give a run's folder or its {NAME}") from error
+            raise UserError(
+                f"{path}: not the file of a diverged step ({reason}); give a run's folder or its {NAME}"
+            ) from error
         if not isinstance(facts, dict) or not isinstance(facts.get("schema"), int):
-            raise UserError(f"{path}: not a diverged step; give a run's folder or its {NAME}")
+            raise UserError(f"{path}: not the file of a diverged step; give a run's folder or its {NAME}")
         if facts["schema"] > SCHEMA:
             raise UserError(f"{path}: schema {facts['schema']} is newer than this fasttrain's {SCHEMA}; upgrade it")
 
@@ -107,9 +111,9 @@ def find_diverged(where: Path) -> Path:
 
 @contextmanager
 def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
-    """Write the faulty batch into `folder` and raise Diverged if a step of `run` diverges in this context.
+    """Catch a divergence of `run` in this context: save the batch in `folder`, and raise Diverged.
 
-    The error names the file and the fix.
+    A run diverges in a step or in a validation. The message of the error names the saved file and the fix.
     """
     try:
         yield

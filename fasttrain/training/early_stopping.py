@@ -11,10 +11,11 @@ from fasttrain.config.monitor import MONITORS
 
 @dataclass
 class EarlyStopping:
-    """Tracks the metric `monitor`, and stops a run after `patience` epochs without improvement. 0 means never.
+    """Tracks the metric `monitor`, and stops a run after `patience` epochs without improvement.
 
-    `best`: the best value, or None before the first epoch. `best_epoch`: its epoch, from 0, or -1. `waited`: epochs
-    since then. Among equal epochs the first is the best, as in timm and Lightning.
+    A `patience` of 0 never stops a run. `best`: the best value so far. `best_epoch`: the epoch with that value, counted
+    from 0. Before the first epoch these are None and -1. `waited`: the number of epochs after the best one. If several
+    epochs have the best value, the first of them is the best epoch, as in timm and Lightning.
     """
 
     patience: int
@@ -24,7 +25,10 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, epoch: int, value: float) -> bool:
-        """Count the validation of `epoch`. Return whether `value` is better than all before it, which NaN never is."""
+        """Count the validation of `epoch`, counted from 0, with the metric's `value`.
+
+        Returns whether `value` is better than all values before. NaN never is.
+        """
         if self.best is None:
             improved = math.isfinite(value)
         else:
@@ -37,14 +41,14 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Return whether there were `patience` epochs without improvement."""
+        """Return whether the last `patience` epochs, or more, brought no improvement. False if `patience` is 0."""
         return 0 < self.patience <= self.waited
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore everything but `patience` and `monitor`, which are settings of this run."""
+        """Restore everything but `patience` and `monitor`, which stay as this run's settings give them."""
         best = state["best"] if "best" in state else state["best_loss"]  # its name in older checkpoints
         self.best = None if best is None or math.isinf(best) else best
         self.best_epoch, self.waited = state["best_epoch"], state["waited"]

@@ -26,9 +26,10 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 class BatchNote:
     """A training batch, noted before it runs.
 
-    `step`: optimizer steps made before it. `step_begin`, `begin`, `end`: positions in the epoch, in samples over all
-    ranks, where its step begins and where the batch begins and ends. `rng`: the generators' states that dropout draws
-    from, the device's last.
+    `epoch`: from 0. `step`: the number of optimizer steps made before the batch. `step_begin`, `begin`, `end`: the
+    positions in the epoch, in samples over all ranks, where the batch's optimizer step begins, and where the batch
+    begins and ends. `rng`: the states of torch's generators, from which dropout draws: the CPU's and, on CUDA, the
+    device's.
     """
 
     epoch: int
@@ -42,11 +43,12 @@ class BatchNote:
 
 @dataclass(frozen=True)
 class DivergenceCause:
-    """The first value that was not finite.
+    """The reason for which a run diverged: usually the first value that was not finite.
 
-    `kind`: "loss"; "gradient", for a batch whose loss was finite; "scale", if fp16's loss scale fell too low;
-    "validation", for the validation loss. `gradient`: the norm, if it is known. `note`: the batch; None for a
-    validation.
+    `kind`: "loss" for a batch's training loss, "gradient" for a gradient's norm after a finite loss, "scale" if fp16's
+    loss scale fell too low, "validation" for the validation loss. `loss`: the loss of the batch or validation.
+    `gradient`: the norm for the kind "gradient", otherwise None. `note`: the batch; None for a validation. `scale`: the
+    loss scale, 1 without fp16.
     """
 
     kind: Literal["loss", "gradient", "scale", "validation"]
@@ -57,7 +59,10 @@ class DivergenceCause:
 
 
 class StepDiverged(Diverged):
-    """Raised if a loss or a gradient is NaN or infinite. `cause` holds the value and the batch."""
+    """Raised if a loss or a gradient is NaN or infinite, or if fp16's loss scale fell too low.
+
+    `cause` holds the value and the batch.
+    """
 
     def __init__(self, cause: DivergenceCause, epoch: int, learning_rate: float) -> None:
         self.cause = cause
@@ -92,7 +97,7 @@ class FiniteCheck:
         self._norms: list[torch.Tensor] = []
 
     def begin(self, epoch: int, step: int, step_begin: int, begin: int, end: int, learning_rate: float) -> None:
-        """Note that a batch is about to run; see `BatchNote`."""
+        """Note that a batch is about to run. The arguments are the fields of `BatchNote`."""
         rng: tuple[torch.Tensor, ...] = (torch.get_rng_state(),)
         if self._device.type == "cuda":
             rng += (torch.cuda.get_rng_state(self._device),)
@@ -114,7 +119,7 @@ class FiniteCheck:
     def scaled(self, loss: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
         """Return `loss` scaled by `scaler`.
 
-        After a step that was not finite the result is not finite either, so that `scaler` skips the step.
+        Once a loss or a gradient was not finite, the result is not finite either, so that `scaler` skips each step.
         """
         return scaler.scale(loss / (1 - self._broken) if scaler.is_enabled() else loss)
 
@@ -133,7 +138,10 @@ class FiniteCheck:
             optimizer.step()
 
     def look(self, scaler: torch.amp.GradScaler) -> DivergenceCause | None:
-        """Return the first value since the last call that was not finite, or None. Waits for the device."""
+        """Return the cause if a value since the last call was not finite, or if the loss scale fell too low.
+
+        Returns None if all is well. Waits for the device.
+        """
         if not self._losses:
             return None
         values = torch.stack([*self._losses, *self._norms]).tolist()
@@ -159,7 +167,9 @@ class FiniteCheck:
 
 
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the 2-norm of all gradients together, float [], on their device. It is not finite if any of them isn't.
+    """Return the 2-norm of all gradients together, float [], on the gradients' device.
+
+    The norm is not finite if any gradient isn't. It is 0, on the CPU, if there are no gradients.
 
     The result is that of `torch.nn.utils.get_total_norm` for tensors on one device, but it takes less time, because the
     tensors are not sorted by device.

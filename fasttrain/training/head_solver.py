@@ -23,12 +23,12 @@ def solve_head(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Set the weights of `head` to those that minimize its penalized loss on all features.
+    """Fit the weights and bias of `head` to all features, with an L2 penalty. Return whether this was done.
 
     The objective is `criterion(logits, labels) + l2 / 2 * sum(weight ** 2)`, where the weights are those for
-    standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full
-    batch until it converges, in full precision. It starts from the current weights, so a sequence of penalties costs
-    little more than one.
+    standardized features (mean 0, standard deviation 1). The bias is not penalized. L-BFGS (Liu and Nocedal 1989)
+    minimizes the objective over the full batch until it converges, in full precision. It starts from the current
+    weights, so fitting with several values of `l2`, one after the other, costs little more than fitting once.
 
     `features`: float32 [n, D], finite. `labels`: int64 [n], or float [n, classes] for `SetCrossEntropy`. Both are on
     the device of `head`. Returns False and leaves `head` unchanged if a stop was requested.

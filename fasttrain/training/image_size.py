@@ -9,16 +9,19 @@ from fasttrain.training.progressive import side_of_epoch
 
 
 def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return `config` with sizes that its model accepts, and a line about each size that is not the default.
+    """Return `config` with an image size that its model accepts, and a list of lines to print about changes.
 
-    If no `image_size` was given and the model does not accept the default, the model's own size is used. Raises
-    UserError, with the nearest sizes that fit, for a given size that does not.
+    If no `image_size` was given and the model does not accept the default, the model's own size is used, and the list
+    has a line about it. Raises UserError if the model does not accept a size that was given; for `image_size` the
+    message names the nearest sizes that fit.
     """
     notes: list[str] = []
     if "image_size" not in config.model_fields_set and not takes(config.model, config.image_size):
         own = own_side(config.model)
         if takes(config.model, own):
-            notes.append(f"image size: {own} px, {config.model}'s own, because it does not take {config.image_size} px")
+            notes.append(
+                f"image size: {own} px, the size of {config.model}, which does not take {config.image_size} px"
+            )
             config = config.model_copy(update={"image_size": own})
     img_size = img_size_for(config.model, config.image_size)
     refused = [side for side in sorted(sides_of(config)) if not takes(config.model, side, img_size)]

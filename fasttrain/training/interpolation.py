@@ -7,7 +7,10 @@ from fasttrain.model.names import own_interpolation
 
 
 def with_known_interpolation(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """Replace interpolation = "auto" by the model's own filter. Return the settings and a line about it, or ""."""
+    """Replace interpolation = "auto" by the filter that the model's pretrained weights were trained with.
+
+    Returns the settings and a line to print about the choice. The line is "" if `interpolation` was not "auto".
+    """
     if config.interpolation != "auto":
         return config, ""
     own = own_interpolation(config.model)

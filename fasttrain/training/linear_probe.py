@@ -53,22 +53,23 @@ _TOLERANCE = 1e-2  # relative to the greatest logit, for half precision
 class FeatureLoader(base.Loader):
     """A loader that yields features, float32 [n, D], instead of images.
 
-    Its order, its settings and its resumed position are those of `pictures`, the loader that it replaces.
+    Order, settings and position in the epoch are those of `pictures`, the loader of images that this one replaces.
     """
 
     name = "features"
 
     def __init__(self, pictures: base.Loader, ids: NDArray[np.int64], features: torch.Tensor) -> None:
-        """Create a loader of `features`, float32 [N, D], of the samples `ids`, in that order.
+        """Create a loader of `features`, float32 [N, D].
 
-        `ids` may be a part of the samples of `pictures`.
+        `ids`: int64 [N], the row number in the shards' index of the sample of each row of `features`. They may be only
+        a part of the samples of `pictures`.
         """
         super().__init__(pictures.shards, ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
         self._pictures, self._features = pictures, features
 
     def plan(self) -> EpochPlan:
-        """Return the order of the epoch's samples. Features have no crops or flips."""
+        """Return the plan of the epoch: only the order of its samples, because features have no crops or flips."""
         order, settings = self.ids, self.settings
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
@@ -103,12 +104,14 @@ def to_features(
     setting: str,
     most: int | None = None,
 ) -> Loaders:
-    """Make the run of `state` train on features, read from the cache or computed now. Return loaders of these.
+    """Make the run of `state` train its classifier on features. Return loaders that yield features.
 
-    From then on `state.model` takes features, until its `forward` is deleted. `watched` wraps the batches and may
-    raise to stop. `setting` is the setting to name in errors. With `most` the run trains on at most that many
-    photographs, evenly spaced. Raises UserError if the model does more after its features than a linear classifier, or
-    if a feature is not finite.
+    Features are read from the cache; those that are not there are computed and cached. Afterwards `state.loader` is the
+    new training loader, and `state.model` takes features, until its attribute `forward` is deleted. `watched` wraps the
+    batches from which features are computed, and may raise to stop. `say` receives a line per split. `setting`: the
+    setting to name in errors. `most`: the run trains on at most this many photographs, evenly spaced; None means all.
+    Raises UserError if the model computes its logits from its features by more than one linear layer, or if a feature
+    is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
@@ -163,9 +166,10 @@ def _head(model: Any) -> torch.nn.Linear:
 
 
 def most_for_head(config: TrainConfig) -> int | None:
-    """Return the greatest number of photographs that the head's phase uses, or None for all.
+    """Return the greatest number of photographs on whose features the head is fitted, or None for all photographs.
 
-    A fold of a cross-validation uses all, because its validation photographs are in the stored training split, too.
+    The number is limited only under `minutes`, if everything trains after the head. A fold of a cross-validation is
+    never limited, because its validation photographs may come from the stored training split.
     """
     return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
@@ -181,11 +185,11 @@ def l2_strength(epoch: int, epochs: int, samples: int) -> float:
 
 
 def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_requested: Callable[[], bool]) -> bool:
-    """Fit the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
+    """Fit the head of `state.model` on the current epoch of `state.loader`, with the L2 penalty `l2`.
 
-    Labels are not smoothed: the L2 penalty regularizes, and both together cost a point of top1 (`docs/recipes.md`).
-    Returns False and leaves the state unchanged if a stop was requested. Does nothing for an epoch that is already
-    done.
+    The fit counts as one step. Labels are not smoothed: label smoothing and the L2 penalty both regularize, and
+    together cost a point of top1 (`docs/recipes.md`). Returns False and leaves the state unchanged if a stop was
+    requested, otherwise True. Does nothing and returns True if the epoch has no batches left.
     """
     before, began = state.loader.state_dict(), time.perf_counter()
     batches = [(features, labels) for features, labels, _ in state.loader]
@@ -270,7 +274,9 @@ def classifier_alone_follows(model: Any, side: int) -> bool:
 
 def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor, setting: str = "linear_probe") -> None:
     if not _is_linear(model, inputs, features):
-        raise UserError(f"{setting}: {type(model).__name__} does more to its features than its head; use --freeze")
+        raise UserError(
+            f"{setting}: {type(model).__name__} has more layers than a linear head after its features; use --freeze"
+        )
 
 
 def _is_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ class RunLog(logging.FileHandler):
 
     @property
     def kept(self) -> bool:
-        """Return whether the file holds everything logged so far."""
+        """Return whether the file holds everything logged so far. False if a record could not be written."""
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:

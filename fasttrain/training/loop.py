@@ -25,10 +25,11 @@ def train_epoch(
     after_step: Callable[[StepAgreement], None],
     show: Callable[[int, float, float, float], None],
 ) -> bool:
-    """Run the rest of the current epoch of `state.loader`. Return False if the ranks agreed to end it early.
+    """Run the rest of the current epoch of `state.loader`.
 
-    `agree(samples, weight)` returns the sums of a step's samples and weights over all ranks. `after_step` may save, or
-    raise to stop. `show(images so far, loss, img/s, share of time waiting)` displays progress.
+    Returns True at the end of the epoch, or False if the ranks agreed to end the epoch early. `agree(samples, weight)`
+    returns the sums of a step's samples and weights over all ranks. `after_step` is called after each step; it may save
+    a checkpoint, or raise to stop. `show(images so far, loss, img/s, share of time waiting)` displays progress.
 
     Raises StepDiverged if a loss or gradient is not finite, at most `LOOK_EVERY` batches (or one step, if that is
     longer) later. The weights are then those from before that loss or gradient.
@@ -73,7 +74,7 @@ def train_epoch(
 
 
 def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], None, None]:
-    """Yield the batches of each optimizer step: `accumulate` batches, or the rest at the end of the epoch."""
+    """Yield the batches of each optimizer step: `accumulate` batches, or fewer in the last step of the epoch."""
     begin = loader.state_dict()["samples"]
     batches: list[StepBatch] = []
     with contextlib.closing(iter(loader)) as delivered:  # type: ignore[type-var]

@@ -28,9 +28,9 @@ def make_criterion(
 class FocalLoss(torch.nn.CrossEntropyLoss):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002) over a softmax: cross-entropy with its easy terms scaled down.
 
-    A class of probability p adds `share * weight * (1 - p) ** gamma * -log(p)`, where `share` is its part of the
-    target after label smoothing. The loss takes the targets, weights and reductions of CrossEntropyLoss, and equals it
-    for gamma 0.
+    A class of probability p adds `share * weight * (1 - p) ** gamma * -log(p)`, where `share` is the class's part of
+    the target after label smoothing, and `weight` its class weight. Targets, weights and reductions are those of
+    CrossEntropyLoss. For gamma 0 both losses are equal.
     """
 
     def __init__(self, gamma: float, weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:

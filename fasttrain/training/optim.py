@@ -19,7 +19,7 @@ timm.optim.kron.has_dynamo = False  # it would compile four graphs per parameter
 
 
 def require_known_optimizer(name: str) -> None:
-    """Raise UserError if timm has no optimizer `name`. The message has the nearest name."""
+    """Raise UserError if timm has no optimizer `name`. The message suggests the most similar name that timm has."""
     kind = name.lower().removeprefix("lookahead_")
     if kind not in list_optimizers():
         raise UserError(f"optimizer = '{name}' is not known to timm{nearest(kind, list_optimizers())}")
@@ -35,11 +35,12 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Return timm's optimizer `name` over the trainable parameters, without weight decay on norms and biases.
 
-    Adam, AdamW and SGD run as torch's fused kernels. With `layer_decay`, in (0, 1], each of timm's layer groups gets
-    this share of the learning rate of the group above it (as in BEiT, Bao et al. 2021); `Schedule` applies it.
+    Adam, AdamW and SGD run as torch's fused kernels. With `layer_decay`, in (0, 1], the learning rate of each of timm's
+    layer groups is this share of the rate of the group above (as in BEiT, Bao et al. 2021). `Schedule` applies these
+    shares.
 
-    `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError if timm has no such optimizer, or if it
-    can't train here: see `require_usable`.
+    `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError if timm has no such optimizer, or if the
+    optimizer fails in a trial step (see `require_usable`).
     """
     kind = name.lower().removeprefix("lookahead_")
     require_known_optimizer(name)
@@ -96,8 +97,11 @@ class Schedule:
     ) -> None:
         """Set up the schedule `kind` for the optimizer.
 
-        `kind` is plateau (torch's ReduceLROnPlateau on the monitored metric), cosine (timm's), onecycle (torch's;
-        Smith and Topin 2018) or constant. `greater_is_better` is the direction of plateau's metric.
+        `kind` is "plateau" (torch's ReduceLROnPlateau on the monitored metric), "cosine" (timm's), "onecycle" (torch's;
+        Smith and Topin 2018) or "constant". `learning_rate`: the highest rate of the schedule. `epochs`: the number of
+        epochs that the schedule covers. Only for plateau: after `patience` epochs without improvement the rate is
+        multiplied by `factor`, and `greater_is_better` says which direction of the metric is an improvement. Only for
+        cosine: the rate rises for `warmup_epochs` epochs first.
         """
         self._total = epochs * steps_per_epoch
         self._optimizer, self._kind, self._base = optimizer, kind, learning_rate
@@ -146,9 +150,9 @@ class Schedule:
             self._onecycle.step()
 
     def move_to(self, progress: float) -> None:
-        """Set the learning rate for the moment at which `progress` of the run is done, whatever the steps so far.
+        """Set the learning rate to that of the point `progress` of the schedule: 0 is the beginning, 1 the end.
 
-        `progress`: a share, in [0, 1].
+        The steps counted so far are replaced by that point.
         """
         self._position = progress * self._total
         self._place()
@@ -177,10 +181,11 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state` with this schedule's own settings. Call it after the optimizer has been loaded.
+        """Continue from the saved `state`, with this schedule's own settings. Call it after loading the optimizer.
 
-        cosine and onecycle use the rate that a run with these settings has at that point of that epoch. plateau keeps
-        its current rate and its count of epochs, unless the learning rate or the kind of schedule has changed.
+        The position in the run, counted in epochs, is taken from `state`. cosine and onecycle set the rate that their
+        own settings give at that position. plateau also takes its count of epochs without improvement if the saved
+        schedule was plateau, and the reduced rate if the setting `learning_rate` is the same as then.
         """
         position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
         self._position = min(position, self._total)

@@ -11,20 +11,21 @@ from timm.optim import get_optimizer_info
 from fasttrain.checkpoint.packing import pack, snapshot, unpack
 from fasttrain.errors import UserError, fixable, one_line
 
-_INSTEAD = "use another one, such as adamw"
+_INSTEAD = "use another optimizer, such as adamw"
 
 
 def require_usable(
     name: str, kind: str, make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device
 ) -> None:
-    """Make two steps of the optimizer on a few parameters, then pack its state as for a checkpoint and load it again.
+    """Raise UserError if fasttrain can't train with an optimizer. The message has the optimizer's name and the reason.
 
-    `name` is the setting's value, `kind` timm's name without `lookahead_`, and `make` builds the optimizer of a model.
-    The random generators keep their state. Raises UserError with the optimizer's name and the reason.
+    The optimizer makes two steps on a few parameters. Its state is packed as for a checkpoint, and loaded again.
+    `name`: the setting's value. `kind`: timm's name, without `lookahead_`. `make`: builds the optimizer for a model.
+    The random generators keep their state.
     """
     where = get_optimizer_info(kind).opt_class
     if isinstance(where, str) and find_spec(package := where.partition(".")[0]) is None:
-        raise UserError(f"optimizer = '{name}' is {package}'s, and {package} is not installed; {_INSTEAD}")
+        raise UserError(f"optimizer = '{name}' needs the package {package}, which is not installed; {_INSTEAD}")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             _step_and_load(make, device)
@@ -32,12 +33,12 @@ def require_usable(
             raise UserError(f"optimizer = '{name}' {error}; {_INSTEAD}") from None
         except Exception as error:  # each of a hundred optimizers raises its own kind
             raise fixable(error) or UserError(
-                f"optimizer = '{name}' can't train here ({type(error).__name__}: {one_line(error)[:200]}); {_INSTEAD}"
+                f"optimizer = '{name}' fails when tried ({type(error).__name__}: {one_line(error)[:200]}); {_INSTEAD}"
             ) from error
 
 
 class _Unsupported(Exception):
-    """Raised if the optimizer needs something that training here does not provide."""
+    """Raised if the optimizer needs something that fasttrain's training does not provide."""
 
 
 def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device) -> None:
@@ -47,9 +48,9 @@ def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], dev
     # Lookahead's optimizer, because timm 1.0.15 does not forward its attributes.
     wrapped = getattr(optimizer, "_base_optimizer", optimizer)
     if getattr(optimizer, "is_second_order", False) or getattr(wrapped, "is_second_order", False):
-        raise _Unsupported("needs second derivatives, which are not computed here")
+        raise _Unsupported("needs second derivatives, which fasttrain does not compute")
     if callable(getattr(optimizer, "train", None)):
-        raise _Unsupported("must be switched to evaluation mode for validation, which is not done here")
+        raise _Unsupported("must be switched to evaluation mode for validation, which fasttrain does not do")
     for _ in range(2):
         for parameter in model.parameters():
             gradient = torch.linspace(-1, 1, parameter.numel(), device=device).reshape(parameter.shape)

@@ -22,11 +22,12 @@ def parameter_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module) ->
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module, kind: str, saved: dict[str, Any]) -> None:
-    """Give `optimizer` the moments in `saved`. Its settings (rates, decay, momentum, groups) stay as they are.
+    """Give `optimizer` the moments in `saved`. The optimizer's rates, weight decay, momentum and groups don't change.
 
-    `saved` is a state_dict with "kind", and with "names" as `parameter_names` returns them, which older checkpoints
-    lack. Parameters that did not train before start without moments. So do all parameters if the optimizer is of
-    another kind, or if an older checkpoint does not say which parameters its moments belong to.
+    `kind`: the optimizer's name. `saved`: the state_dict of an optimizer, with its name as "kind" and the names of its
+    parameters, from `parameter_names`, as "names". A parameter without saved moments starts without moments. All
+    parameters do if `saved` is of another kind, or if it is from an older version without "names" and the sizes of the
+    parameter groups have changed.
     """
     own = optimizer.state_dict()
     names = parameter_names(optimizer, model)

@@ -31,12 +31,12 @@ def clock() -> float:
 class Pace:
     """The progress of a run from 0 to 1, and the seconds that are left.
 
-    `decisions` lists each change of the plan's length: the step, the progress at that step, and the new length in
-    seconds.
+    `decisions` lists each time that the end of training was moved, as a dict: "step", "progress" at that step, and the
+    new "end", in planned seconds of training from its beginning.
     """
 
     def __init__(self, plan: TimePlan, began: float) -> None:
-        """`began` is the value of `clock` when this process started or resumed the run."""
+        """Follow `plan`. `began`: the value of `clock` when this process started or resumed the run."""
         self.plan, self._began, self._spent = plan, began, 0.0
         costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, plan.epochs)
         self._ends = [sum(costs[: number + 1]) for number in range(plan.epochs)]
@@ -75,7 +75,7 @@ class Pace:
         return float(len(self._ends))
 
     def after_step(self, side: int) -> float:
-        """Count a step on images of `side` px. Return the progress."""
+        """Count a step on images of `side` px. Return the finished share of the run, in [0, 1]."""
         base, per_pixel = self.plan.line
         self._work += base + per_pixel * side**2
         return self.progress
@@ -89,7 +89,7 @@ class Pace:
         self._marks.clear()
 
     def leave_out_start(self, elapsed: float) -> None:
-        """Don't count the time that a resumed run took to start as training time.
+        """Leave the time that a resumed run took to start out of the measured training time.
 
         `elapsed` is `Pace.elapsed` on rank 0.
         """
@@ -124,7 +124,7 @@ class Pace:
             self.decisions.append({"step": step, "progress": progress, "end": self._end})
 
     def summary(self) -> str:
-        """Return a line about the time used, and about changes of the plan."""
+        """Return a line with the minutes used and the epochs done, and the planned epochs if these are others."""
         used = f"minutes: {self.elapsed / 60:.3g} of {self.plan.budget / 60:g} so far"
         if self.plan.head == "alone":
             return used
@@ -145,7 +145,7 @@ class Pace:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+        """Continue from `state`, which `state_dict` returned."""
         self._spent = state["spent"]
         self._work, self._end = state["work"], min(state["end"], self._ends[-1])
         self._anchor = (state["anchor"][0], state["anchor"][1])
@@ -162,14 +162,15 @@ class Pace:
 
 
 def plan_state(plan: TimePlan) -> dict[str, Any]:
-    """Return the parts of `plan` that the settings don't hold, for the checkpoint."""
+    """Return the fields of `plan` that a checkpoint must store, because the run's settings don't hold them."""
     return {**{name: getattr(plan, name) for name in _STORED}, "line": list(plan.line), "steps": plan.steps}
 
 
 def resumed_plan(state: dict[str, Any], config: TrainConfig, steps: int) -> TimePlan:
     """Return the plan in a checkpoint's `state`, for a run with the settings `config` and `steps` steps per epoch.
 
-    An epoch takes as long as planned, even if its number of steps has changed with the batch size or the ranks.
+    The planned seconds of an epoch stay the same, even if the number of its steps has changed because of another batch
+    size or number of ranks.
     """
     stored = state["plan"]
     base, per_pixel = (each * stored["steps"] / steps for each in stored["line"])

@@ -27,12 +27,13 @@ from fasttrain.training.step import Step
 
 @dataclass
 class RunParts:
-    """The parts of one run. In its `config`, `batch_size` is a number, never "auto".
+    """The parts of one run: data, model, training state, and the settings that they were built from.
 
-    `on_features`: the classifier trains on cached features. `frozen`: the modules that never train. `waiting`: the
-    parameters that train from the next phase on. `make_refit`: builds the loader of train and val together. `notes`:
-    lines about choices made for the user. `warn`: shows a line on rank 0's console and logs it. `warm`: the image size
-    and phase of each compiled training graph.
+    `config`: the settings; `batch_size` in it is a number, never "auto". `step`: the training step. `on_features`:
+    whether the classifier trains on cached features instead of photographs. `frozen`: the modules that never train.
+    `waiting`: the parameters that don't train while the classifier trains alone, but afterwards. `make_refit`: builds
+    the loader of train and val together. `notes`: lines to print about choices made for the user. `warn`: shows a line
+    on rank 0's console and logs it. `warm`: the image side and the phase of each training graph compiled so far.
     """
 
     start: RunStart
@@ -74,28 +75,34 @@ class RunParts:
 
     @property
     def head_is_trained(self) -> bool:
-        """Return whether the head's phase has had all its epochs, and the next phase has not begun."""
+        """Return whether the classifier has trained alone for all `head_epochs`, and the next phase has not begun."""
         return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
 
     @property
     def refit_epochs(self) -> int:
-        """Return for how many epochs a refit trains: as many as the best epoch's weights had."""
+        """Return for how many epochs a refit trains: as many as the run needed to reach its best epoch."""
         return self.state.early_stopping.best_epoch + 1
 
     @property
     def last_epoch(self) -> int:
-        """Return the number, from 1, of the run's last epoch, or of the refit's once it has begun."""
+        """Return the number, from 1, of the run's last epoch.
+
+        Once a refit has begun, that is the refit's last epoch, counted on from the epochs before.
+        """
         refit = self.state.phase == REFIT
         return self.state.phase_epoch + self.refit_epochs if refit else self.config.epochs
 
     @property
     def scheduled_epoch(self) -> int:
-        """Return the epoch, from 0, whose learning rate and image size apply now."""
+        """Return the epoch, from 0, whose learning rate and image size apply now. A refit counts from 0 again."""
         return self.state.epoch - (self.state.phase_epoch if self.state.phase == REFIT else 0)
 
     @property
     def is_trained(self) -> bool:
-        """Return whether training has ended: the search for the best epoch, or the refit once it has begun."""
+        """Return whether training has ended: by early stopping, or because the last epoch is over.
+
+        Before a refit this means that the search for the best epoch has ended, and then that the refit has ended.
+        """
         stopped = self.state.phase != REFIT and self.state.early_stopping.should_stop
         return stopped or self.state.epoch >= self.last_epoch
 
@@ -106,14 +113,17 @@ class RunParts:
         return l2_strength(self.state.epoch, epochs, len(self.state.loader.ids))
 
     def fold_frozen(self) -> None:
-        """Fold frozen BatchNorm layers into their convolutions. Call it after the weights have been loaded."""
+        """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.
+
+        Does nothing for a compiled model, because the compiler does the same.
+        """
         if not self.compiled:  # the compiler does it itself
             fold_frozen(self.model, self.frozen)
 
     def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
-        """Make the classifier train on cached features. See `to_features` for the arguments.
+        """Make the classifier train on cached features. Call this after the weights have been loaded.
 
-        Call it after the weights have been loaded.
+        The arguments are those of `to_features`, which computes features that are not cached.
         """
         step, probe = self.step, self.config.linear_probe
         self._pictures = self.loaders, step
@@ -152,7 +162,7 @@ class RunParts:
         for line in absent_classes(self.shards):
             yield Text.assemble(("classes: ", "yellow"), line)
         yield from self.notes
-        frozen = f", {config.freeze} blocks frozen" if config.freeze else ""
+        frozen = f", the first {config.freeze} blocks frozen" if config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         yield f"model: {config.model}, {count:,} trainable parameters{frozen}, on {self.device}"
         if size > 1:

@@ -31,25 +31,29 @@ if TYPE_CHECKING:
 
 
 def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
-    """Return the phase in which a new run begins, or in which `checkpoint` was saved."""
+    """Return the phase in which `checkpoint` was saved, or if it is None, the phase in which a new run begins.
+
+    A phase is "head" (only the classifier trains), "full" (everything not frozen trains) or "refit" (everything trains
+    again, on train and val).
+    """
     if checkpoint is not None:
         return str(checkpoint.get("phase", FULL))
     return HEAD if config.head_epochs else FULL
 
 
 def freeze_for_good(model: torch.nn.Module, config: TrainConfig) -> list[torch.nn.Module]:
-    """Freeze what does not train in any phase.
+    """Freeze what never trains: the first `freeze` blocks, or with `linear_probe` everything but the classifier.
 
-    Return the modules that must stay in eval mode, including BatchNorm for `freeze_bn`.
+    Returns the modules that must stay in eval mode. With `freeze_bn` they include the BatchNorm layers.
     """
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     return frozen + (freeze_statistics(model) if config.freezes_statistics else [])
 
 
 def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
-    """Freeze what does not train in `phase`, in addition to what is frozen already.
+    """Freeze what does not train in `phase` ("head", "full" or "refit"), in addition to what is frozen already.
 
-    Return the parameters that train again in the next phase, and the modules that stay in eval mode until then.
+    Returns the parameters that train again in the next phase, and the modules that stay in eval mode until then.
     """
     return freeze_all_but_classifier(model) if phase == HEAD else ([], [])
 
@@ -59,9 +63,9 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, Schedule]:
     """Return the optimizer and the learning-rate schedule of `phase`.
 
-    The head trains at a constant rate, and the run's schedule begins after it. A refit has the run's schedule too. If
-    that is plateau, which needs validation, the refit's schedule is constant, and the caller sets each epoch's rate to
-    the one in the history.
+    While the head trains alone, its rate is constant. The schedule in the settings begins with the next phase. A refit
+    repeats that schedule, except for plateau, which needs validation: the refit's schedule is then constant, and the
+    caller sets the rate of each epoch to the one in the history.
     """
     head = phase == HEAD
     kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
@@ -90,19 +94,25 @@ def make_optimizer(
 def needs_pixels(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> str:
     """Return why the head can't train on cached features, or "" if it can.
 
-    Under `minutes` augmentation is left out, because the plan only has time for features.
+    Settings that change pixels, such as augmentation, are a reason only without `minutes`. Under `minutes` the head
+    trains without augmentation, because there is only time for features.
     """
     if changed := config.changed(HEAD_NEEDS_PIXELS if config.minutes is None else ("on_bad_sample",)):
         return f"{changed[0]} = {config.plain()[changed[0]]!r} needs pixels"
     if ranks.size > 1:
         return f"features need a single process, not {ranks.size} ranks"
-    if is_own(config.model) or not classifier_alone_follows(model, config.image_size):
-        return f"{config.model} does not expose its features, or does more after them than a linear classifier"
+    if is_own(config.model):
+        return f"{config.model} is not one of timm's models, whose features are known"
+    if not classifier_alone_follows(model, config.image_size):
+        return f"{config.model} has more layers than a linear classifier after its features"
     return ""
 
 
 def describe_head(config: TrainConfig, phase: str, pixels_reason: str) -> str:
-    """Return a line about the head's phase, or "" if there is none or it is over."""
+    """Return a line to print if `phase` is the one in which the head trains alone, otherwise "".
+
+    `pixels_reason`: why the head trains on photographs, or "" if it trains on cached features.
+    """
     if phase != HEAD:
         return ""
     how = f"on photographs, because {pixels_reason}" if pixels_reason else "on cached features"
@@ -112,7 +122,7 @@ def describe_head(config: TrainConfig, phase: str, pixels_reason: str) -> str:
 def train_everything(parts: RunParts) -> None:
     """End the head's phase: from now on everything trains that the settings don't freeze.
 
-    Training continues from the classifier of the best epoch. Optimizer, schedule and EMA start anew.
+    Training continues from the classifier of the best epoch. Optimizer, schedule and EMA begin anew.
     """
     state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
     parts.leave_features()
@@ -138,13 +148,13 @@ def train_everything(parts: RunParts) -> None:
 
 
 def keep_initial(parts: RunParts) -> None:
-    """Keep a copy of the run's first weights if it will be refitted."""
+    """If `refit` is set, keep a copy of the weights that the run begins with, on rank 0's host."""
     if parts.config.refit and parts.ranks.main:
         parts.state.initial = snapshot(parts.model.state_dict())
 
 
 def begin_refit(parts: RunParts) -> str:
-    """Start the refit: train on train and val together, from the run's first weights. Return a line about it."""
+    """Start the refit: train on train and val together, from the run's first weights. Return a line to print."""
     state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
     parts.loaders.train.close()
     parts.loaders = replace(parts.loaders, train=parts.make_refit())
@@ -170,9 +180,9 @@ def begin_refit(parts: RunParts) -> str:
 
 
 def prepare_epoch(parts: RunParts) -> None:
-    """Set the loader's epoch and image size.
+    """Set the loader's epoch and image size for the epoch that begins.
 
-    A refit also takes the learning rate that plateau had found for the epoch.
+    In a refit under `scheduler` plateau, also set the learning rate that the same epoch had before the refit.
     """
     state, config = parts.state, parts.config
     state.loader.set_epoch(state.epoch)

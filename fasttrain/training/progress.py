@@ -22,8 +22,8 @@ class EpochProgress:
     def show(self, images: int, loss: float, rate: float, wait: float) -> None:
         """Update the bar.
 
-        `images`: photographs since this process began or resumed the epoch. `rate`: in img/s. `wait`: the share of time
-        spent waiting for data, in [0, 1].
+        `images`: photographs since this process began or resumed the epoch. `loss`: the mean training loss of the epoch
+        so far. `rate`: in img/s. `wait`: the share of time spent waiting for data, in [0, 1].
         """
         figures = f"loss {loss:.3f}  lr {self._learning_rate():.1e}  {rate:,.0f} img/s  waiting {wait:.0%}"
         self._progress.update(self._task, completed=self._done + images, figures=figures)

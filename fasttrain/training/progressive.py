@@ -23,7 +23,8 @@ def progressive_side(progressive: Progressive, epoch: int, epochs: int) -> int:
 def side_of_epoch(config: TrainConfig, epoch: int) -> int:
     """Return the image side in px that a run trains on in `epoch`, from 0.
 
-    Images grow over all epochs. Under `minutes` the head's epochs don't count, because they only use features.
+    Images grow over all epochs of the run. Under `minutes` they grow over the epochs after `head_epochs`, because the
+    head only trains on features.
     """
     if config.progressive is None:
         return config.image_size

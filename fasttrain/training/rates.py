@@ -41,15 +41,16 @@ _PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 def with_time_plan(
     start: RunStart, make: Callable[[RunStart], RunParts], elapsed: Callable[[], float]
 ) -> tuple[RunStart, TimePlan]:
-    """Return `start` with the settings chosen for its `minutes`, and the plan. Both are the same on all ranks.
+    """Measure this machine, and choose the settings with which the run `start` ends within its `minutes`.
 
-    `make` builds the parts of a run. They are used for the trial and then thrown away. `elapsed` returns the seconds
-    spent so far. Raises UserError for settings that contradict `minutes`.
+    Returns `start` with the chosen settings, and the plan. Both are the same on all ranks. `make` builds the parts of a
+    run, which are used for the trial and then thrown away. `elapsed` returns the seconds that the run has taken so far.
+    Raises UserError for settings that contradict `minutes`.
     """
     asked = start.config
     assert asked.minutes is not None
     if asked.linear_probe:
-        raise UserError("linear_probe takes seconds and can't be planned; leave --minutes out")
+        raise UserError("linear_probe ends within seconds, so --minutes has nothing to plan; leave --minutes out")
     trial = asked.model_copy(update=_TRIAL)
     parts = make(replace(start, config=trial, model=copy.deepcopy(start.model)))
     ranks = parts.ranks
@@ -95,7 +96,11 @@ def with_time_plan(
     elif asked.head_epochs:
         raise UserError(
             f"head_epochs = {asked.head_epochs}: "
-            + (f"with --minutes they train on cached features, and {no_head}" if no_head else "--minutes is too short")
+            + (
+                f"with --minutes the head trains on cached features, but {no_head}"
+                if no_head
+                else "--minutes is too short"
+            )
             + "; leave head_epochs out"
         )
     return replace(start, config=config.model_copy(update=chosen)), plan
@@ -178,7 +183,7 @@ def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> 
 def _why_no_head(parts: RunParts, config: TrainConfig) -> str:
     """Return why the head can't be fitted before the rest, or "" if it can."""
     if not (config.pretrained or config.weights is not None):
-        return "without pretrained weights features mean nothing"
+        return "without pretrained weights the features mean nothing"
     return needs_pixels(config, parts.model, parts.ranks)
 
 

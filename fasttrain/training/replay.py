@@ -39,7 +39,10 @@ _WILD = 10  # a loss this many times that of random guessing means that the weig
 
 @dataclass(frozen=True)
 class Named:
-    """A module or parameter, and the greatest magnitude among the finite values of its output or gradient."""
+    """The name of a module or parameter, and the greatest magnitude of a finite value in its output or gradient.
+
+    For a module the values are those of its output, for a parameter those of its gradient.
+    """
 
     name: str
     value: float
@@ -50,9 +53,11 @@ class Tried:
     """The result of the step in one precision.
 
     `gradient`: the norm of all gradients together; None for a validation. `module`: the first module whose output is
-    not finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
-    `samples`: positions, in the faulty batch, of the samples whose output of `module` (or if there is none, whose loss)
-    is not finite. `losses`: one per sample.
+    not finite, or None if all outputs are finite. `fed`: the greatest magnitude in that module's input; NaN without
+    `module`, or if the input is not finite either. `activations`, `gradients`: the modules and the parameters with the
+    greatest values. `broken_gradients`: the parameters whose gradient is not finite. `samples`: the positions, in the
+    step's last batch, of the samples that are not finite in the output of `module`; without `module`, of those whose
+    loss is not finite. `losses`: the loss of each sample of that batch.
     """
 
     precision: str
@@ -76,8 +81,11 @@ class Tried:
 class Replay:
     """The result of a replay.
 
-    `facts`: see `DivergedStep`. `keys`: the suspicious samples of the faulty batch, whose values are not finite, or
-    else whose losses are greatest. `why` and `fix`: the cause and the fix, a sentence each.
+    `path`: the replayed file. `facts`: those of its `DivergedStep`. `batch`: the number of photographs in the step's
+    last batch. `tried`: the results, in fp32 and, if it is another, in the run's precision. `keys`: the names, in the
+    shards, of the suspicious photographs of that batch: those whose values are not finite or, if all are finite, those
+    with the greatest losses. `why` and `fix`: the cause and the fix, a sentence each. `sheet`: a picture of these
+    photographs, if one was written.
     """
 
     path: Path
@@ -97,12 +105,15 @@ class Replay:
 
 
 def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
-    """Replay the step `saved`, read from the file `path`, and return where it breaks.
+    """Replay the step `saved`, read from the file `path`, and return where its values stop being finite.
 
-    Raises UserError for the step of a linear probe or of another head on features, which can't be replayed.
+    Raises UserError for a step that trained a classifier on cached features, because only steps on photographs can be
+    replayed.
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
-        raise UserError(f"{path}: a head was training on cached features; only steps on photographs can be replayed")
+        raise UserError(
+            f"{path}: the step trained a classifier on cached features; only steps on photographs can be replayed"
+        )
     target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
@@ -231,7 +242,8 @@ def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> to
         model.load_state_dict(saved.weights)
     except RuntimeError as error:
         raise UserError(
-            f"the saved weights do not fit {config.model} as the installed timm builds it; see `pip list`"
+            f"the saved weights do not fit {config.model} as the installed timm builds it; install the version of timm "
+            "that the run was trained with"
         ) from error
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
@@ -284,7 +296,7 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
     if full.finite and not own.finite:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
-        why = f"the step is finite in fp32; {own.precision} overflows at {place}{most}"
+        why = f"the step's values are finite in fp32; {own.precision} overflows at {place}{most}"
         # fp16 is also the fallback for bf16 on a GPU without it.
         asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
         fix = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
@@ -292,7 +304,7 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
             fix += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, fix
     if own.finite:
-        why = "the step is finite when replayed from its saved weights without torch.compile"
+        why = "all values are finite when the step is replayed from the saved weights, without torch.compile"
         return (
             why,
             "try --compile off and --deterministic; if it happens again at other steps, test the machine's memory",

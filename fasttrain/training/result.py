@@ -24,7 +24,10 @@ RECORDED = frozenset(
 
 @dataclass(frozen=True)
 class Averaged:
-    """A weight average: its epochs, counted from 1, and its value of the monitored metric."""
+    """An average of the weights of several epochs.
+
+    `epochs`: the numbers of these epochs, from 1. `value`: the monitored metric of the average on the validation split.
+    """
 
     epochs: tuple[int, ...]
     value: float
@@ -37,10 +40,14 @@ class Averaged:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a run: its folder, a record per epoch, and the final evaluation of the best epoch's weights.
+    """The result of a run: its folder, a record per epoch, and the final evaluation.
 
-    `monitor`: the metric that chose the best epoch. `averaged`: set if the weights are an average instead of that
-    epoch's. `refit_epochs`: for how many epochs the weights were trained again on train and val.
+    `history`: one record per epoch, as in `history.json`. `best_epoch`: the number, from 1, of the epoch with the best
+    `monitor`, a metric of the validation split. `evaluation`: the metrics of the saved weights on the test split, or on
+    the validation split if there is no test split. `seconds`: the training time. `mlflow_run_id`: the id in MLflow, or
+    None. The saved weights are those of the best epoch, unless one of the following is set. `averaged`: the average of
+    several epochs that replaced them. `refit_epochs`: the number of epochs for which a refit trained on train and val
+    together, or 0 without a refit.
     """
 
     folder: Path

@@ -18,11 +18,13 @@ from fasttrain.training.default_weights import keep_weights
 
 @dataclass(frozen=True)
 class RunStart:
-    """The resolved settings, and the state of a resumed run: its folder and checkpoint (None for a new run).
+    """The settings of a run that begins or resumes, and the state from which it resumes.
 
-    `before`: the settings in the checkpoint. `changed`: the settings given now that differ, as "name: old -> new".
-    `torn`: a line for each newer checkpoint that is damaged. `went_back`: the checkpoint is not the newest one, so the
-    epochs after it are dropped. `model`: a model passed as an object, which the settings can't hold.
+    `config`: the resolved settings. `folder`, `checkpoint`: the folder and the checkpoint of a resumed run. Both are
+    None for a new run; only `checkpoint` is None if torchrun restarts a run that has none yet. `before`: the settings
+    in the checkpoint. `changed`: the settings given now that differ from `before`, as "name: old -> new". `torn`: a
+    line for each newer checkpoint that is damaged. `went_back`: whether the checkpoint is not the newest one, so that
+    the epochs after it are dropped. `model`: a model passed as an object, which the settings can't hold.
     """
 
     config: TrainConfig
@@ -36,18 +38,18 @@ class RunStart:
 
     @property
     def model_source(self) -> str | OwnModel:
-        """Return what the model is made from: its name or the object."""
+        """Return the model that was passed as an object, or else the model's name."""
         return self.config.model if self.model is None else self.model
 
 
 def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:
     """Resolve the settings of a run that begins or resumes.
 
-    Settings given now take precedence over the TOML file's, then come those of a resumed checkpoint, then the
-    defaults. So `--resume auto` alone continues exactly as the run began. `restarted` is the folder of a run that
-    torchrun restarts: it resumes from its checkpoint, or begins again if it has none yet. Raises UserError for invalid
-    settings, for a setting that can't change in a resumed run (see `config.resuming`), or if no checkpoint can be
-    found or read.
+    Settings in `given` take precedence over those in `config_file` (TOML), then come those of a resumed checkpoint,
+    then the defaults. So `--resume auto` alone continues exactly as the run began. `restarted` is the folder of a run
+    that torchrun restarts: the run resumes from its checkpoint, or begins again if there is none yet. Raises UserError
+    for invalid settings, for a setting that can't change in a resumed run (see `config.resuming`), or if no checkpoint
+    can be found or read.
     """
     file = read_toml(config_file) if config_file else {}
     origin = str(config_file) if config_file else "settings"
@@ -112,7 +114,7 @@ def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:
         begun = checkpoint["phase_epoch"]
     if epochs < begun:
         raise UserError(
-            f"epochs = {epochs} is fewer than the checkpoint's {begun}; give at least {begun}, or "
+            f"epochs = {epochs} is fewer than the {begun} that the checkpoint has begun; give at least {begun}, or "
             "--resume an earlier checkpoint"
         )
 

@@ -14,10 +14,11 @@ _LEAST_NORM = 1e-12
 
 @contextmanager
 def climbed(parameters: Iterable[torch.Tensor], rho: float) -> Iterator[None]:
-    """Move the parameters with a gradient by `rho` along it and clear their gradients, then restore them exactly.
+    """Move the parameters a distance of `rho` along their gradient. At the end of the context, move them back exactly.
 
-    The gradient computed inside the context remains. A gradient may be scaled, because its length doesn't matter. If
-    it is not finite, the parameters stay where they are. Nothing waits for the device.
+    All gradients count as one vector. They are cleared at the beginning, and those computed inside the context remain.
+    They may have been scaled, because only their direction matters. If they are not all finite, the parameters don't
+    move. The host doesn't wait for the device.
     """
     moved = [each for each in parameters if each.grad is not None]
     before = [each.detach().clone() for each in moved]

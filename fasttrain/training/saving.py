@@ -14,9 +14,10 @@ log = logging.getLogger("fasttrain")
 
 
 class Saving:
-    """The checkpoints of the run in the folder `run`. Rank 0 writes them; other ranks only keep time.
+    """Decides when the run in the folder `run` is saved, and writes its checkpoints on rank 0.
 
-    Every method but `overdue` raises UserError if an earlier checkpoint could not be written.
+    On other ranks `save` writes nothing. `due`, `save` and `wait` raise UserError on rank 0 if an earlier checkpoint
+    could not be written.
     """
 
     def __init__(self, run: Path, every: SaveEvery, keep: int, main: bool = True) -> None:
@@ -26,28 +27,31 @@ class Saving:
 
     @property
     def overdue(self) -> bool:
-        """Return whether the next checkpoint is due by rank 0's clock. Always False on other ranks."""
+        """Return whether so many seconds have passed on rank 0 that a checkpoint is due. False on other ranks."""
         seconds = self._every.seconds if self._writer else None
         return seconds is not None and time.monotonic() - self._saved_at >= seconds
 
     def due(self, step: int, overdue: bool) -> bool:
-        """Return whether to save after `step`. `overdue` says whether any rank was overdue."""
+        """Return whether to save after `step`: if `overdue`, or if the number of steps says so.
+
+        `overdue`: whether `Saving.overdue` was true on any rank.
+        """
         if self._writer:
             self._writer.check()
         return overdue or (self._every.steps is not None and step % self._every.steps == 0)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copy `state` and write it in the background."""
+        """Copy `state`, and write the copy as a checkpoint in the background."""
         if self._writer:
             self._writer.save(state)
         self._saved_at = time.monotonic()
 
     def wait(self) -> Path | None:
-        """Wait until everything is on the disk. Return the last checkpoint's path on rank 0."""
+        """Wait until all checkpoints are on the disk. Return the last one's path on rank 0, None on other ranks."""
         return self._writer.wait() if self._writer else None
 
     def settle(self) -> None:
-        """Wait for pending writes of a run that fails for another reason. Their errors only go to the log."""
+        """Wait for pending writes, but only log their errors: for a run that already fails for another reason."""
         try:
             self.wait()
         except Exception:

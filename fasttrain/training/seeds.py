@@ -11,7 +11,7 @@ import torch
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
-    """Seed torch (all devices), numpy and random. `deterministic` also forbids kernels whose results vary."""
+    """Seed torch (all devices), numpy and random. With `deterministic`, forbid torch's kernels whose results vary."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -22,16 +22,20 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def seed_rank(rank: int, step: int = 0) -> None:
-    """Give torch's generators on each rank above 0, which dropout uses, a stream derived from the run's seed."""
+    """Seed torch's generators so that each rank draws other numbers, for example in dropout.
+
+    The seed is derived from the current one, `rank` and `step`. On rank 0 nothing changes.
+    """
     if rank:
         words = np.random.SeedSequence([torch.initial_seed(), rank, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
 
 def rng_state(device: torch.device | None = None) -> dict[str, Any]:
-    """Return the generators' states as tensors and plain data, loadable with `weights_only=True`.
+    """Return the states of the generators of torch, CUDA, numpy and random.
 
-    With `device`, only that device's CUDA generator is included: each rank saves its own.
+    They are tensors and plain data, which torch loads with `weights_only=True`. With `device`, only that device's CUDA
+    generator is included, because each rank saves its own; otherwise those of all devices are.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {

@@ -62,9 +62,10 @@ log = logging.getLogger("fasttrain")
 
 
 def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
-    """Build the parts of the run that `start` describes, and print problems of the data to `console`.
+    """Build the parts of the run that `start` describes: device, data, model, optimizer and training step.
 
-    Seeds every generator. Raises UserError if settings, data and checkpoint don't match.
+    Seeds every random generator, and prints problems of the data to `console`. Raises UserError if settings, data and
+    checkpoint don't match.
     """
     if (described := (start.checkpoint or {}).get("hub")) is not None:
         remember(start.config.model, described)
@@ -115,8 +116,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     phase = phase_of(config, start.checkpoint)
     if config.refit and loaders.test is None:
         raise UserError(
-            f"refit: {shards.location} has no test split, the only split left to evaluate it; convert again with "
-            "--test-fraction 0.1, or leave refit out"
+            f"refit: {shards.location} has no test split, on which alone refitted weights can be evaluated; convert "
+            "again with --test-fraction 0.1, or leave refit out"
         )
     if phase == REFIT:
         loaders.train.close()
@@ -219,7 +220,12 @@ def make_step(
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
-    """Return the training step for these settings. `ids`, int64 [n], are those of the training split."""
+    """Return the training step for the settings `config` and the model that `spec` describes.
+
+    `ids`: int64 [n], row numbers of the training photographs in the shards' index. `frozen`: modules that stay in eval
+    mode. `class_weights`: float32 [classes], or None. `parallel`: the model that averages gradients over `ranks`
+    processes, or None for a single one.
+    """
     preprocess = NormalizePixels(spec.mean, spec.std, channels_last=config.channels_last).to(device)
     return Step(
         device,
@@ -301,5 +307,6 @@ def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:
         )
     if start.checkpoint and start.checkpoint["shards"] != shards.fingerprint:
         raise UserError(
-            f"{shards.location} is not the data that {start.folder} began with; give its --data, or leave --resume out"
+            f"{shards.location} is not the data that {start.folder} began with; give --data as then, or leave --resume "
+            "out"
         )

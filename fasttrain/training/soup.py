@@ -18,9 +18,10 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate for the average: its epoch (from 0), its value of the monitored metric, and its weights on the host.
+    """An epoch whose weights may become part of the average.
 
-    Only rank 0 has the weights; they are None on other ranks.
+    `epoch`: from 0. `value`: the monitored metric of that epoch. `weights`: the state_dict after that epoch, on the
+    host of rank 0; None on other ranks.
     """
 
     epoch: int
@@ -29,14 +30,20 @@ class Candidate:
 
 
 class Candidates:
-    """The `count` best epochs so far, the best first; of equal ones, the earlier first. Only rank 0 has weights."""
+    """The `count` best epochs so far, the best first. Among equally good epochs the earlier one comes first.
+
+    Only rank 0 has their weights.
+    """
 
     def __init__(self, count: int, monitor: str) -> None:
         self._count, self._monitor = count, MONITORS[monitor]
         self.best_first: list[Candidate] = []
 
     def offer(self, epoch: int, value: float, weights: Callable[[], Weights | None]) -> None:
-        """Keep the epoch if it is among the best. `weights` returns a copy of its weights."""
+        """Keep the epoch if it is among the best. `weights` returns a copy of its weights.
+
+        `epoch`: from 0. `value`: its monitored metric. An epoch with NaN is never kept.
+        """
         if value != value:
             return
         better = sum(not self._monitor.is_better(value, each.value) for each in self.best_first)
@@ -45,14 +52,20 @@ class Candidates:
             del self.best_first[self._count :]
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the candidates. The first has no weights, because the checkpoint holds them as the best epoch's."""
+        """Return the candidates as plain data and tensors.
+
+        The first candidate is the best epoch and has no weights here, because the checkpoint stores these on their own.
+        """
         return [
             {"epoch": each.epoch, "value": each.value, "weights": each.weights if number else None}
             for number, each in enumerate(self.best_first)
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]], best: Candidate | None) -> None:
-        """Restore the candidates. `best` is the best epoch, and the only candidate if `state` is empty."""
+        """Restore the candidates from `state`, which `state_dict` returned.
+
+        `best`: the best epoch with its weights. It is the only candidate if `state` is empty, as in older checkpoints.
+        """
         self.best_first = [Candidate(each["epoch"], each["value"], each["weights"]) for each in state][: self._count]
         if best is not None and self._count:
             self.best_first[:1] = [best]
@@ -63,8 +76,9 @@ def greedy_soup(
 ) -> tuple[list[int], float]:
     """Return the positions of the candidates to average, and the monitored metric of their average.
 
-    Start with the first candidate, and add each following one that makes the average better. `evaluate` returns the
-    metric of the given weights. Every rank calls it, with weights on rank 0 only.
+    The average starts with the first candidate, and takes in each following one that makes it better by the metric
+    `monitor`. `evaluate` returns that metric for the given weights. Every rank calls it, with weights on rank 0 only
+    and None on the others.
     """
     chosen, best = [0], candidates[0].value
     for number in range(1, len(candidates)):
@@ -75,9 +89,9 @@ def greedy_soup(
 
 
 def averaged(weights: Sequence[Weights | None]) -> Weights | None:
-    """Return the mean of the floating-point tensors, computed in float64, and the first of the others.
+    """Return the average of several state_dicts, or None if all of them are None, as on ranks above 0.
 
-    Returns None above rank 0.
+    Floating-point tensors are averaged in float64. All other tensors are those of the first state_dict.
     """
     known = [each for each in weights if each is not None]
     if not known:

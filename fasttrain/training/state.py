@@ -22,13 +22,13 @@ from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 from fasttrain.training.soup import Candidate, Candidates
 
 HEAD, FULL, REFIT = "head", "full", "refit"
-"""The phases of a run: only the classifier trains; everything not frozen trains; everything trains on train and val."""
+"""The phases of a run: only the classifier trains; everything not frozen trains; the same again on train and val."""
 
 
 class Totals:
     """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them.
 
-    `accuracy` is the metric for right answers: "top1", or "subset_accuracy" for multi-label data.
+    `accuracy` names the metric that counts right answers: "top1", or "subset_accuracy" for multi-label data.
     """
 
     def __init__(self, device: torch.device, *, multi_label: bool = False) -> None:
@@ -40,9 +40,10 @@ class Totals:
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
         """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
 
-        `labels` are int64 [n], or float [n, classes] for mixed labels, whose greatest share counts as the right class.
-        A multi-label photograph is right if all its classes have positive logits and all others don't. `weight` is the
-        divisor of the mean loss: n, unless samples are weighted.
+        `labels` are int64 [n] or float [n, classes]. After Mixup or CutMix they are shares, and the class with the
+        greatest share counts as the right one. A multi-label photograph is right if the logits of all its classes are
+        positive and all other logits are not. `weight` is the divisor of the mean loss: n, or with class weights the
+        sum of the samples' weights.
         """
         if self.accuracy == "subset_accuracy":
             correct = ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
@@ -67,7 +68,7 @@ class Totals:
         return self._samples
 
     def means(self) -> tuple[float, float]:
-        """Return loss and `accuracy` over the samples so far. Waits for the device."""
+        """Return the mean loss and the share of right answers over the samples so far. Waits for the device."""
         loss, correct, *_ = self._sums.tolist()
         return loss / max(self._samples, 1), correct / max(self._samples, 1)
 
@@ -99,11 +100,15 @@ class Totals:
 class TrainingState:
     """The state of a training run.
 
-    `epoch`: finished epochs. `step`: optimizer steps. `seconds`: training time over all sessions of the run. `phase`:
-    `HEAD`, `FULL` or `REFIT`, which began at `phase_step` and `phase_epoch`. `optimizer_kind`: the optimizer's name in
-    the settings. `pace`: what the schedule follows; None without `--minutes`. `best`: the best epoch's weights on rank
-    0's host; None before the first epoch ends, or after loading a checkpoint of an older version without them.
-    `initial`: the first weights of a run that will be refitted, on rank 0's host. `candidates`: the epochs to average.
+    `epoch`: the number of finished epochs. `step`: the number of optimizer steps made. `seconds`: the training time of
+    all processes of the run, one after the other. `epoch_seconds`, `epoch_wait`: the seconds of the current epoch, and
+    those spent waiting for data. `phase`: `HEAD`, `FULL` or `REFIT`. `phase_step`, `phase_epoch`: the step and the
+    epoch at which the phase began. `optimizer_kind`: the optimizer's name in the settings. `history`: one record per
+    epoch, as in `history.json`. `pace`: with `--minutes`, the progress that the schedule follows; otherwise None.
+
+    On rank 0's host, and None on other ranks: `best`, the best epoch's weights, None before the first epoch ends or if
+    a checkpoint of an older version lacks them; `initial`, the weights with which a run that will be refitted began.
+    `candidates`: the epochs whose weights may be averaged.
     """
 
     model: torch.nn.Module
@@ -139,7 +144,10 @@ class TrainingState:
         self.finite_check = FiniteCheck(self.totals.device)
 
     def require_finite(self) -> None:
-        """Raise StepDiverged if a loss or gradient since the last call was not finite. Waits for the device."""
+        """Raise StepDiverged if a loss or gradient since the last call was not finite, or fp16's loss scale too low.
+
+        Waits for the device.
+        """
         if cause := self.finite_check.look(self.scaler):
             raise StepDiverged(
                 cause, self.epoch, cause.note.learning_rate if cause.note else self.schedule.learning_rate
@@ -147,7 +155,7 @@ class TrainingState:
 
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The model's parameters, listed once because listing them takes longer than what each step does with them."""
+        """The model's parameters, in a list that is made only once, because making it takes long for a step."""
         return list(self.model.parameters())
 
     @cached_property
@@ -161,14 +169,14 @@ class TrainingState:
         return self.model if self.ema is None or self.phase == HEAD else self.ema.module
 
     def begin_phase(self, phase: str) -> None:
-        """Begin `phase` with the current weights."""
+        """Begin `phase` at the current step and epoch. The EMA, if any, begins anew with the model's weights."""
         self.phase, self.phase_step, self.phase_epoch = phase, self.step, self.epoch
         self._best_step = -1
         if self.ema is not None:
             self.ema.module.load_state_dict(self.model.state_dict())
 
     def average(self) -> None:
-        """Update the EMA after a step."""
+        """Update the EMA after a step. Does nothing without an EMA, or while the classifier trains alone."""
         if self.ema is not None and self.phase != HEAD:
             self.ema.update(self.model, step=self.step - self.phase_step)
 
@@ -194,7 +202,8 @@ class TrainingState:
     def keep_best(self, apart: bool = False) -> None:
         """Keep the evaluated model's weights as those of the best epoch.
 
-        With `apart` a checkpoint always stores them separately, because the model's weights may change without a step.
+        Without `apart`, a checkpoint saved before the next step doesn't store these weights a second time. `apart`
+        makes it store them on their own, because the model's weights may change without a step.
         """
         self.best = snapshot(self.evaluated_model.state_dict())
         self._best_step = -1 if apart else self.step
@@ -202,8 +211,8 @@ class TrainingState:
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Return the state as tensors and plain data. It is the same on all `ranks`, except for the model's buffers.
 
-        Rank 0's buffers are saved. Raises StepDiverged if a loss or gradient was not finite, so that no run resumes
-        from such a state.
+        A checkpoint has the buffers of rank 0. Every rank must call this. Raises StepDiverged if a loss or gradient was
+        not finite, so that no run resumes from such a state.
         """
         self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
@@ -224,9 +233,10 @@ class TrainingState:
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """Restore a state saved by any number of ranks. Ranks without saved generators get fresh ones.
+        """Restore a state that any number of ranks saved.
 
-        What the settings decide (rates, parameter groups, patience, …) stays as it is.
+        On a rank for which no random generators were saved, they are seeded from the run's seed and the step. What the
+        settings decide (rates, parameter groups, patience, …) stays as it is.
         """
         load_optimizer(self.optimizer, self.model, self.optimizer_kind, state["optimizer"])
         for name in self._STATEFUL:

@@ -61,10 +61,12 @@ class StepBatch:
 class Step:
     """Everything a training step needs, except the state that it changes.
 
-    `frozen`: modules that stay in eval mode. `accumulate`: batches per step. `sam`: the radius of sharpness-aware
-    minimization, or 0. `class_weights`: the criterion's, on the host. `teacher`: replaces the criterion, or a part of
-    it. `parallel`: with several `ranks`, the model that averages their gradients. `phase(name)`: a context manager
-    entered around each phase, for a profiler or a timer.
+    `preprocess`: normalizes images on the device. `clip_grad`: the greatest norm of the gradient, or None. `frozen`:
+    modules that stay in eval mode. `class_weights`: a copy of the criterion's class weights on the host, or None.
+    `teacher`: a model whose probabilities the student learns instead of the labels, or beside them. `parallel`: with
+    several `ranks`, the model that averages their gradients. `accumulate`: batches per step. `sam`: the radius of
+    sharpness-aware minimization, or 0. `phase(name)`: returns a context manager that is entered around each part of a
+    step (see `PHASES`), for a profiler or a timer.
     """
 
     device: torch.device
@@ -85,11 +87,11 @@ class Step:
     def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: StepAgreement) -> None:
         """Add up the gradients of `batches` and update the weights once.
 
-        `agreed` holds the sums over all ranks for this step. Each batch is weighted by its share of the step's weight,
-        so the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
-        only. With `sam` the batches run twice: at the current weights, where each rank's own gradient leads to worse
-        weights nearby, and at these nearby weights. Losses, metrics and BatchNorm's statistics come from the first
-        pass.
+        `agreed` holds the numbers of samples and their weights, summed over all ranks for this step. Each batch counts
+        by its share of the step's weight, so the gradient is that of the mean over all samples of the step. Ranks
+        exchange gradients with the last batch only. With `sam` the batches run twice: first at the current weights,
+        where each rank's own gradient leads to worse weights nearby, then at those nearby weights. Losses, metrics and
+        BatchNorm's statistics come from the first pass.
         """
         # a batch may consist only of bad samples
         present = [each for each in batches if self.parallel is not None or len(each.labels)]
@@ -124,7 +126,10 @@ class Step:
     def loss(
         self, model: torch.nn.Module, batch: StepBatch, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the mean loss of `batch`, float [], its logits, float [n, classes], and its targets."""
+        """Return the mean loss of `batch`, float [], its logits, float [n, classes], and its targets.
+
+        Targets are int64 [n], or float [n, classes] for multi-label data and after Mixup or CutMix.
+        """
         with self.phase(COPY):
             images = copy_to(self.device, batch.images)
             labels = copy_to(self.device, batch.labels)
@@ -183,7 +188,7 @@ class Step:
     def update(self, state: TrainingState) -> None:
         """Clip the gradient and update the weights, unless the gradient isn't finite.
 
-        The schedule and the EMA are updated in both cases.
+        The schedule and the EMA are updated even if the weights are not.
         """
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)

@@ -32,9 +32,10 @@ from fasttrain.training.image_size import sides_of
 class Teacher:
     """A trained model, in eval mode and without gradients, whose probabilities the student learns.
 
-    `name`: as the user gave it. `spec`: the spec of the teacher's model. `sha256`: digest of its tensors. `scale`,
-    `shift`: float32 [3, 1, 1], convert the student's inputs to the teacher's; None if both normalize alike. `weight`:
-    the teacher's share of the loss, in [0, 1]; the labels have the rest.
+    `name`: the value of the setting `teacher`. `spec`: the spec of the teacher's model. `sha256`: the digest of its
+    tensors. `scale`, `shift`: float32 [3, 1, 1], turn the student's inputs into the teacher's: inputs * `scale` +
+    `shift`; None if both models normalize alike. `temperature`: divides the logits of both models before the softmax.
+    `weight`: the teacher's share of the loss, in [0, 1]; the labels have the rest.
     """
 
     name: str
@@ -49,17 +50,17 @@ class Teacher:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Return what a checkpoint stores about the teacher."""
+        """Return what a checkpoint stores about the teacher: "path", the name, and "sha256"."""
         return {"path": self.name, "sha256": self.sha256}
 
     def takes(self, side: int) -> bool:
-        """Return whether the teacher is known to accept images of `side` px, without trying it."""
+        """Return whether the teacher accepts images of `side` px. False for a model that isn't one of timm's."""
         return not is_own(self.spec.name) and takes(self.spec.name, side, self.spec.img_size)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the teacher's logits, float [n, classes], for the student's `inputs`, float [n, 3, H, W].
 
-        This is also exact for images mixed by Mixup, whose shares add up to 1.
+        Images mixed by Mixup are converted exactly, too, because their shares add up to 1.
         """
         with torch.no_grad(), self.autocast():
             if self.scale is not None and self.shift is not None:
@@ -76,9 +77,10 @@ class Teacher:
     ) -> torch.Tensor:
         """Return the student's mean loss, float [].
 
-        It is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times `temperature`
-        squared, and the `criterion`'s loss for `targets`, weighted by the teacher's share. Class weights apply to both.
-        For multi-label data the divergence is the mean over the classes, whose probabilities are sigmoids.
+        The loss is `weight` * divergence + (1 - `weight`) * the `criterion`'s loss for `targets`. The divergence is the
+        Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times `temperature` squared.
+        Class weights apply to both terms. For multi-label data the divergence is the mean over the classes, whose
+        probabilities are sigmoids.
         """
         theirs, ours = (each.float() / self.temperature for each in (self.logits(inputs), logits))
         if isinstance(criterion, SetCrossEntropy):

@@ -29,8 +29,8 @@ _MARGIN, _MOST_MARGIN = 0.02, 20.0  # a share of the budget, and seconds
 class Rates:
     """Seconds measured on this machine.
 
-    `steps`: seconds of a training step with its data, by the image side in px; one or more sides. `evaluation`:
-    seconds per photograph evaluated at `evaluated_side` px.
+    `steps`: the seconds of a training step, with loading its data, by the image side in px; one or more sides.
+    `evaluation`: the seconds that the evaluation of one photograph takes at `evaluated_side` px.
     """
 
     steps: dict[int, float]
@@ -54,11 +54,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """Counts of a run: optimizer steps per epoch, and photographs of the training and the test split.
+    """The amount of work in a run.
 
-    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the training
-    photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether a plan may fit only
-    the head, on all photographs.
+    `steps`: optimizer steps per epoch. `photographs`, `test`: the sizes of the training and the test split.
+    `validation`: the number of photographs that one rank evaluates after each epoch. `end`: the number that one rank
+    evaluates at the end of the run. `solved`: the number of training photographs on whose features the head can be
+    fitted before everything trains, or 0 if that is not possible. `alone`: whether a plan may fit only the head, on all
+    photographs.
     """
 
     steps: int
@@ -74,9 +76,11 @@ class Work:
 class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
-    `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or "none".
-    `training`: seconds of all steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2`
-    seconds. `validation`: seconds of one validation. `finish`: seconds reserved for the end.
+    `budget`: the seconds that the user gave. `image_size`: the side in px for evaluation and, without `progressive`,
+    for training. `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or
+    "none" (train everything from the start). `training`: the seconds of all steps; the last epoch may end early.
+    `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds
+    for fitting the head. `validation`: the seconds of one validation. `finish`: the seconds reserved for the end.
     """
 
     budget: float
@@ -107,7 +111,7 @@ class TimePlan:
         return self.head_seconds + self.training + self.epochs * self.validation + self.finish
 
     def line_of_choice(self) -> str:
-        """Return a line for people about the choices."""
+        """Return a line to print that describes the plan."""
         minutes = f"minutes: {self.budget / 60:g}"
         if self.head == "alone":
             late = self.seconds > self.budget
@@ -128,8 +132,8 @@ def epoch_costs(
 ) -> list[float]:
     """Return the planned seconds of the training steps of each epoch.
 
-    `line` is as in `TimePlan`. `steps` is the number of steps per epoch. Images have `image_size` px, or grow by
-    `progressive`.
+    `line` is as in `TimePlan`. `steps` is the number of steps per epoch. Images have `image_size` px if `progressive`
+    is None; otherwise their sizes are those of `progressive`.
     """
     sides = [progressive_side(progressive, each, epochs) if progressive else image_size for each in range(epochs)]
     return [steps * (line[0] + line[1] * side**2) for side in sides]
@@ -151,9 +155,10 @@ def make_time_plan(
     `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
-    The greatest size that leaves enough epochs is chosen. If none does and `work.alone` is set, the plan only fits the
-    head, at the greatest size that has time for all photographs. Otherwise the smallest size is chosen, if possible
-    with training on smaller images. Raises UserError if `epochs` don't fit.
+    The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
+    possible with training on smaller images. If that leaves time for fewer than 200 steps and `work.alone` is set, the
+    plan only fits the head, at the greatest size that has time for all photographs. Raises UserError if `epochs` is
+    given and so many epochs don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH

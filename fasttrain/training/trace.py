@@ -19,16 +19,17 @@ _WAIT, _WARM_UP, _ACTIVE = 5, 2, 3  # batches
 class Trace:
     """A context manager that runs torch.profiler over three batches, after five batches of waiting and two of warm-up.
 
-    With gradient accumulation it counts the steps that contain these batches. If an epoch has fewer steps, its last
-    ones are traced. After that nothing is recorded, but `phase` still names the phases.
+    With gradient accumulation, all batches of a step are traced together, so there may be more batches. If the epoch
+    has fewer batches, waiting and warm-up are shorter. After the three batches nothing is recorded any more.
     """
 
     def __init__(
         self, device: torch.device, steps: int, batches: int, write: Callable[[Callable[[str], None]], None]
     ) -> None:
-        """Plan the trace of an epoch with `steps` steps left, of `batches` batches each.
+        """Plan the trace of an epoch that has `steps` optimizer steps left, each of `batches` batches.
 
-        At the end, `write` is called with a function that writes the trace to a path that ends in `.json.gz`.
+        After the traced batches, `write` is called with a function that writes the trace to a path. The path must end
+        in `.json.gz`.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it reports its own stages between the run's lines
         active = max(min(steps, -(-_ACTIVE // batches)), 1)
@@ -45,7 +46,10 @@ class Trace:
         )
 
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """Return the context of the phase `name`. A step begins with its wait for data."""
+        """Return a context manager that marks the phase `name` of a step in the trace.
+
+        The phase "data", the wait for the loader, also begins the next step of the trace.
+        """
         if name == DATA:
             self._profiler.step()
         return record_function(name)

@@ -35,9 +35,9 @@ class DataWait:
             self._seconds += time.perf_counter() - self._began
 
     def seconds(self) -> float:
-        """Return the total so far, in seconds. On CUDA, waits that the GPU has not reached yet are not in it.
+        """Return the total so far, in seconds.
 
-        This call does not wait for the GPU.
+        This call does not wait for the GPU. On CUDA, the total has no waits that the GPU has not reached yet.
         """
         while self._unread and self._unread[0][1].query():
             begun, ended = self._unread.popleft()

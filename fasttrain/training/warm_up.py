@@ -21,9 +21,10 @@ _PASSES = 3  # CUDA graphs: the first pass compiles, the second records, the thi
 
 
 def warm_up(parts: RunParts, say: Callable[[str], None] = lambda line: None) -> None:
-    """Compile the model of `parts` for training at the loader's image size, once. `say` reports how long it took.
+    """Compile the model of `parts` for training at the loader's current image size, if that has not been done before.
 
-    Weights, statistics and generators stay unchanged.
+    Does nothing for a model that isn't compiled. `say` receives a line with the seconds that it took. Weights,
+    BatchNorm statistics and random generators stay unchanged.
     """
     state, side = parts.state, parts.state.loader.settings.image_size
     if not parts.compiled or (side, state.phase) in parts.warm:

@@ -82,7 +82,7 @@ def synthetic(classes: int) -> Report:
         meter.compute(names),
         Predictions(np.arange(len(labels)), labels.numpy(), ranked.numpy(), sure),
         facts=[("data", "/a/very/long/path" * 12)],
-        commands=[("Evaluate it again", "fasttrain evaluate --checkpoint " + "x" * 300)],
+        commands=[("Evaluate the model again", "fasttrain evaluate --checkpoint " + "x" * 300)],
         config={"epochs": 3, "data": "y" * 200},
         changed=["epochs"],
     )

@@ -48,7 +48,7 @@ def test_a_good_model_gets_no_line() -> None:
         (evaluated([1] * 10, LABELS), "Top-1 40.0 % is hardly better than"),
         (
             evaluated([0, 0, 1, 1, 1, 0, 0, 0, 0, 2], LABELS, (0.3, 0.9)),
-            "may be no better than always answering pizza (40.0 %): 10 photographs can't tell",
+            "may be no better than always answering pizza (40.0 %): too few photographs to tell (10)",
         ),
     ],
 )
@@ -60,7 +60,12 @@ def test_how_far_it_is_from_the_baseline(evaluation: Evaluation, said: str) -> N
 @pytest.mark.parametrize(
     ("evaluation", "epochs", "pretrained", "reason"),
     [
-        (evaluated([1] * 10, LABELS), history(1.0, 0.9), True, "it answers pizza for 100.0 % of the photographs"),
+        (
+            evaluated([1] * 10, LABELS),
+            history(1.0, 0.9),
+            True,
+            "the model answers pizza for 100.0 % of the photographs",
+        ),
         (
             WORSE,
             history(1.1, 900.0),
@@ -69,7 +74,7 @@ def test_how_far_it_is_from_the_baseline(evaluation: Evaluation, said: str) -> N
         ),
         (WORSE, history(*[1.1] * 9), True, "the training loss did not fall, so try another --learning-rate"),
         (WORSE, history(1.1, 0.5), False, "began without pretrained weights; 2 epochs may be too few"),
-        (WORSE, history(1.1, 0.1, top1=0.98), True, "it learned the training photographs (98.0 %)"),
+        (WORSE, history(1.1, 0.1, top1=0.98), True, "the model learned the training photographs (98.0 %)"),
         (WORSE, history(*[3 / epoch for epoch in range(1, 30)]), True, "the labels may be wrong"),
         (WORSE, PROBE, True, "the classifier alone was trained, so leave --linear-probe out"),
         (WORSE, [], True, "other photographs or labels than the model was trained on"),

@@ -156,7 +156,10 @@ def test_only_paths_that_need_it_are_quoted(tmp_path: Path) -> None:
             "sqllite:///x.db",
             r"MLflow doesn't know the scheme 'sqllite'; did you mean 'sqlite'",
         ),
-        ("file:///srv/mlruns", r"= file:///srv/mlruns: MLflow no longer keeps runs in folders; .* or unset it for"),
+        (
+            "file:///srv/mlruns",
+            r"= file:///srv/mlruns: MLflow no longer keeps runs in folders; .* or unset the variable",
+        ),
         ("mlruns", r"= mlruns: MLflow no longer keeps runs in folders; .*or set MLFLOW_ALLOW_FILE_STORE=true"),
     ],
 )

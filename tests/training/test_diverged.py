@@ -306,7 +306,7 @@ def test_replay_refuses_what_is_no_diverged_step(tmp_path):
     for name, content in {"torn": b"\x08\0\0", "other": None}.items():
         path = tmp_path / f"{name}.safetensors"
         save_file({"a": torch.zeros(2)}, path) if content is None else path.write_bytes(content)
-        with pytest.raises(UserError, match=r"not a diverged step"):
+        with pytest.raises(UserError, match=r"not the file of a diverged step"):
             replay(path)
     with pytest.raises(UserError, match="no such file; give a run's folder"):
         replay(tmp_path / "none.safetensors")

@@ -143,7 +143,7 @@ def test_one_class_is_no_task(shards_of, tmp_path):
 
 def test_one_photograph_a_class_leaves_none_to_validate_with(shards_of, tmp_path):
     data = shards_of(train={"donuts": 1, "salad": 1})
-    with pytest.raises(UserError, match="no photograph in the val split; convert again: each class has one photograph"):
+    with pytest.raises(UserError, match="no photograph in the val split: each class has one photograph"):
         told(data, tmp_path / "runs")
 
 

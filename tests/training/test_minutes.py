@@ -242,12 +242,12 @@ def test_a_run_trains_at_sizes_that_its_teacher_takes(model_folder, monkeypatch)
 
 
 def test_head_epochs_without_features_are_refused(shard_folder, tmp_path, clock):
-    with pytest.raises(UserError, match=r"head_epochs = 2: .* on cached features, and without pretrained weights"):
+    with pytest.raises(UserError, match=r"head_epochs = 2: .* on cached features, but without pretrained weights"):
         train(data=shard_folder, out=tmp_path, **TIMED, head_epochs=2)
 
 
 def test_minutes_of_a_linear_probe_are_refused(shard_folder, tmp_path):
-    with pytest.raises(UserError, match=r"linear_probe takes seconds .*; leave --minutes out"):
+    with pytest.raises(UserError, match=r"linear_probe ends within seconds, .*; leave --minutes out"):
         train(data=shard_folder, out=tmp_path, **{**TIMED, "image_size": 48}, linear_probe=True)
 
 

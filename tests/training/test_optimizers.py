@@ -25,8 +25,8 @@ from fasttrain.training.setup import make_parts
 
 REFUSED = {
     "adahessian": "needs second derivatives",
-    **dict.fromkeys(list_optimizers("fused*"), "is apex's, and apex is not installed"),
-    **dict.fromkeys(list_optimizers("bnb*"), "is bitsandbytes's, and bitsandbytes is not installed"),
+    **dict.fromkeys(list_optimizers("fused*"), "needs the package apex, which is not installed"),
+    **dict.fromkeys(list_optimizers("bnb*"), "needs the package bitsandbytes, which is not installed"),
 }
 """The optimizers of timm that can't train here, and why."""
 
@@ -150,7 +150,7 @@ def test_what_cannot_train_here_is_refused_before_there_is_a_run(name: str, shar
     with pytest.raises(UserError) as error:
         begin(shard_folder, optimizer=name, out=tmp_path / "runs")
     assert str(error.value).startswith(f"optimizer = '{name}' {REFUSED[name.removeprefix('lookahead_')]}")
-    assert str(error.value).endswith("use another one, such as adamw") and not (tmp_path / "runs").exists()
+    assert str(error.value).endswith("use another optimizer, such as adamw") and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["adamm", "lookahead_adamm", "lookahead", "lookahead_", "lookahead_lookahead_adam"])
@@ -182,9 +182,9 @@ class WithASet(Strange):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (WithClosure, "can't train here (TypeError: "),
+        (WithClosure, "fails when tried (TypeError: "),
         (WithModes, "must be switched to evaluation mode for validation"),
-        (WithASet, "can't train here (InternalError: a checkpoint can't hold a set"),
+        (WithASet, "fails when tried (InternalError: a checkpoint can't hold a set"),
     ],
 )
 def test_any_other_optimizer_is_tried_out_first(kind: type, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,9 @@ def test_a_stop_in_an_epoch_ends_the_run_with_a_report(shard_folder, tmp_path):
 
 
 def test_callbacks_are_not_forgotten_at_resume(result):
-    with pytest.raises(UserError, match=r"the run has callbacks \(Counter\); resume it with .*callbacks=\[\]"):
+    with pytest.raises(
+        UserError, match=r"the run began with callbacks \(Counter\), and none are given now; .*callbacks=\[\]"
+    ):
         train(resume=str(result.folder), model=SmallNet(), epochs=3)
 
 
@@ -306,8 +308,8 @@ def test_each_mistake_is_one_line_before_training(model, said, shard_folder, tmp
         ({"drop_rate": 0.5}, r"drop_rate = 0.5: model = SmallNet\(\) takes no argument drop_rate; add it"),
         ({"drop_path": 0.5}, r"drop_path = 0.5: model = SmallNet\(\) takes no argument drop_path; add it"),
         ({"grad_checkpointing": True}, "grad_checkpointing: SmallNet does not support it"),
-        ({"callbacks": [Counter]}, "callbacks has the class Counter; give objects"),
-        ({"callbacks": [print]}, "callbacks has a builtin_function_or_method; give objects"),
+        ({"callbacks": [Counter]}, "callbacks contains the class Counter; give objects"),
+        ({"callbacks": [print]}, "callbacks contains a builtin_function_or_method; give objects"),
     ],
 )
 def test_what_does_not_go_with_a_model_of_ones_own_is_refused(settings, said, shard_folder, tmp_path):

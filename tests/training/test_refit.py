@@ -104,7 +104,7 @@ def test_killed_and_resumed_bit_for_bit(alone, shards, tmp_path):
 @pytest.mark.slow
 def test_the_epochs_can_not_change_any_more(alone):
     for epochs, said in (
-        (2, "epochs = 2 is fewer than the checkpoint's 3"),
+        (2, "epochs = 2 is fewer than the 3 that the checkpoint has begun"),
         (9, "epochs = 3 can't become 9 .*: the refit has begun"),
     ):
         with pytest.raises(UserError, match=said):

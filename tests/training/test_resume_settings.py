@@ -303,7 +303,7 @@ def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_fold
     assert resumed.run.parts.shards.folder == moved and len(resumed.state.history) == 2
     remote = Resumed(copied(begun, tmp_path / "b"), {"data": f"file://{moved}", "cache_size": "7GB"})
     assert remote.run.parts.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
-    with pytest.raises(UserError, match=r"is not the data that .* began with; give its --data"):
+    with pytest.raises(UserError, match=r"is not the data that .* began with; give --data as then"):
         train(resume=str(copied(begun, tmp_path / "c")), data=photographs)
 
 
@@ -373,7 +373,7 @@ def test_fewer_epochs_than_have_begun_are_refused(begun, tmp_path):
     state = last_state(begun)
     folder = copied(begun, tmp_path)
     save_checkpoint(checkpoints_of(folder)[0], {**state, "loader": {"epoch": 1, "samples": 8}})
-    with pytest.raises(UserError, match="epochs = 1 is fewer than the checkpoint's 2"):
+    with pytest.raises(UserError, match="epochs = 1 is fewer than the 2 that the checkpoint has begun"):
         start_of_run(None, {"resume": str(folder), "epochs": 1})
     assert start_of_run(None, {"resume": str(begun), "epochs": 1}).changed == ("epochs: 2 -> 1",)
 
