@@ -155,7 +155,7 @@ def _explained(model: Model, explain: str | None) -> int | None:
 
 
 def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: Limits, checks: list[Any]) -> None:
-    """Add `/model`, `/healthz` and `/metrics` to `app`. `checks`: dependencies that refuse requests without the token."""
+    """Add `/model`, `/healthz` and `/metrics` to `app`. `checks`: these refuse requests without the token."""
     model = classifier.model
     about = answers.Model(
         name=model.name,
