@@ -41,7 +41,7 @@ def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
 
 
 def _output(spec: ModelSpec) -> dict[str, Any]:
-    """Return the entries about the output: a softmax's temperature, or thresholds for the sigmoids of multi-label models."""
+    """Return the metadata of the output: the temperature of the softmax, or a multi-label model's thresholds."""
     logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
     if spec.multi_label:
         thresholds = spec.thresholds or (0.5,) * len(spec.classes)
