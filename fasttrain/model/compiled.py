@@ -44,7 +44,8 @@ def compile_in_place(
         return False
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         raise UserError(
-            "compile = 'on': torch.compile needs a C++ compiler on a CPU; install g++, or use --compile off"
+            "compile = 'on': torch.compile needs a C++ compiler on a CPU, and there is none; install g++ or use "
+            "--compile off"
         )
     import torch._dynamo
 
