@@ -20,9 +20,10 @@ MODEL_SCHEMA = 1
 def read_spec(
     path: Path, remember: Callable[[str, Mapping[str, Any]], object] = lambda name, described: None
 ) -> ModelSpec:
-    """Return the spec in the `model.json` at `path`. Raises UserError if the file is missing or damaged.
+    """Return the description of a model in the `model.json` at `path`.
 
-    If the model is from the Hugging Face Hub, `remember` receives its name and the hub's description of it.
+    `remember`: called for a model from the Hugging Face Hub, with the model's name and the hub's description of the
+    model. Raises UserError if the file is missing or damaged.
     """
     try:
         values = json.loads(read_text(path))
@@ -44,7 +45,7 @@ def read_spec(
 
 
 def spec_of(values: Mapping[str, Any]) -> ModelSpec:
-    """Return the spec in `values`, the content of `model.json` or of an exported file's metadata.
+    """Return the description of a model in `values`, the content of `model.json` or of an exported file's metadata.
 
     Raises UserError, ValueError, KeyError or TypeError if a value is missing or invalid.
     """

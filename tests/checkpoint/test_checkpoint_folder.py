@@ -76,7 +76,7 @@ def test_what_resume_means(tmp_path):
     with pytest.raises(UserError, match=rf"^{missing}: no such checkpoint; give --resume"):
         find_checkpoint(str(missing), tmp_path)
     tear(first)
-    with pytest.raises(UserError, match=rf"^{first}: not an intact .*; {second} is intact: give --resume that$"):
+    with pytest.raises(UserError, match=rf"^{first}: not an intact .*; give --resume {second}, which is intact$"):
         find_checkpoint(str(first), tmp_path)
     tear(second)
     with pytest.raises(UserError, match=r"\(its checksum is wrong\)$"):
