@@ -53,7 +53,7 @@ def load_trained(
         made.load_state_dict(state)
     except SafetensorError as error:
         raise UserError(
-            f"{path}: not an intact safetensors file ({error}); train again, or put the file back"
+            f"{path}: not an intact safetensors file ({error}); put the run's own file back, or train again"
         ) from error
     except RuntimeError as error:
         expected, fix = "the model that was given", "give the run's own model"

@@ -92,9 +92,9 @@ def _check(config: TrainConfig) -> None:
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:
-    """Return the autocast of bf16 if the step has to be measured in bf16, too: on a CPU with fast bf16. Otherwise None.
+    """Return the autocast of bf16 if the step should be measured again in bf16. Otherwise return None.
 
-    On a CPU it depends on the model and the image size whether bf16 is faster than fp32.
+    It should on a CPU with fast bf16 if the settings ask for fp32: model and image size decide which one is faster.
     """
     config, device = parts.config, parts.device
     if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:

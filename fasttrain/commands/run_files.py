@@ -23,7 +23,8 @@ def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bo
     """Restore the best epoch's weights into `state`. Return whether they were found.
 
     `state` holds them if it was loaded from a checkpoint of this version. For checkpoints of older versions they are
-    read from `folder`, unless `went_back`: the run resumes from an earlier step than that of the folder's files.
+    read from `folder`, unless `went_back`: the run resumes from an earlier step, and the folder's files are of a later
+    one.
     """
     if state.best is None and state.early_stopping.best_epoch >= 0:
         if state.at_end_of_epoch and state.early_stopping.best_epoch == state.epoch - 1:

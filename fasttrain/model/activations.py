@@ -21,7 +21,7 @@ def keep_inputs_of_activations(model: torch.nn.Module, frozen: Sequence[torch.nn
     """Make in-place activations of `model` run out of place if their gradient needs their input. Return how many.
 
     Running in place saves them no memory in training, because autograd keeps a copy of the input. Activations inside a
-    module of `frozen` that has no trainable parameter stay in place. Outputs and gradients stay the same, bit for bit.
+    module of `frozen` that has no trainable parameter still run in place. Outputs and gradients stay the same.
     """
     still = [each for each in frozen if not any(own.requires_grad for own in each.parameters())]
     without_gradient = set(itertools.chain.from_iterable(each.modules() for each in still))

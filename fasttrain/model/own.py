@@ -79,7 +79,7 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UserError(
-                f"model = {path}: {module} needs {error.name}, which is not installed; install it"
+                f"model = {path}: {module} needs {error.name}, which is not installed; install {error.name}"
             ) from error
         raise UserError(
             f"model = {path}: there is no module {error.name} on Python's path; give --model {path} in its folder, or "
@@ -168,7 +168,7 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
     except Exception as error:
         raise fixable(error) or UserError(
             f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
-            f"({_with_type(error)}); make it accept these, or give another --image-size"
+            f"({_with_type(error)}); make the model accept such pictures, or give another --image-size"
         ) from error
     wanted = f"return logits, float [n, {classes}]"
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
