@@ -37,7 +37,7 @@ def read_spec(
     except UserError as error:
         raise UserError(f"{path}: {error}; put the run's own file back, or train again") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
+        raise UserError(f"{path}: {error.strerror}; put the file next to the weights, where `train` wrote it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error}); put the run's own file back"

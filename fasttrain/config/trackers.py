@@ -39,7 +39,7 @@ class Trackers(ParsedValue):
             if name not in TRACKERS:
                 known = [*TRACKERS, _NONE]
                 if name == _NONE:
-                    raise InvalidValue(f"track = '{text}': none can't be combined with trackers; leave it out")
+                    raise InvalidValue(f"track = '{text}': 'none' can't be combined with trackers; leave 'none' out")
                 raise InvalidValue(f"track = '{text}': '{name}' is not one of {', '.join(known)}{nearest(name, known)}")
         return cls(names)
 

@@ -74,7 +74,7 @@ class CoreMl(Format):
             shutil.copyfile(archive, path)
 
     def open(self, path: Path, threads: int) -> Run:
-        raise UserError(f"{path}: {self.unchecked}; run it on a Mac")
+        raise UserError(f"{path}: Core ML runs on macOS only; run the file on a Mac")
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         with quietly(), tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:

@@ -20,7 +20,9 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
     if count == 0:
         return []
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use 0")
+        raise UserError(
+            f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use --freeze 0"
+        )
     matcher: Any = model.group_matcher
     groups = group_parameters(model, matcher(coarse=False), reverse=True)
     by_group: dict[int, set[str]] = {}

@@ -71,7 +71,7 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
     if found is None:
         raise UserError(
             f"model = {path} was passed to train() as an object, so it can't be made from its name; "
-            "give model= that object again, or --model package.module:function"
+            "pass the object as model= again, or give --model package.module:function"
         )
     module, name = found
     try:
@@ -82,8 +82,8 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
                 f"model = {path}: {module} needs {error.name}, which is not installed; install {error.name}"
             ) from error
         raise UserError(
-            f"model = {path}: there is no module {error.name} on Python's path; give --model {path} in its folder, or "
-            "set PYTHONPATH"
+            f"model = {path}: there is no module {error.name} on Python's path; run the command in the module's "
+            "folder, or set PYTHONPATH"
         ) from None
     except Exception as error:
         raise UserError(f"model = {path}: importing {module} failed ({_with_type(error)}); fix the module") from error

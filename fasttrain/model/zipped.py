@@ -21,6 +21,6 @@ def require_honest_sizes(path: Path) -> None:
         return
     if declared > path.stat().st_size:
         raise UserError(
-            f"{path}: refused, because it would unpack to {declared:,} bytes, more than its own size, which no file of "
-            "torch.save does; get the file from its author again"
+            f"{path}: refused, because it would unpack to {declared:,} bytes, more than its own size, but torch.save "
+            "doesn't compress; get the file from its author again"
         )

@@ -214,5 +214,5 @@ def test_trained_models_from_what_a_run_leaves(tmp_path, model_folder):
         with pytest.raises(UserError, match=said):
             load_trained(path)
     (run / "model.json").unlink()
-    with pytest.raises(UserError, match=r"model\.json: No such file or directory; it must be next to the weights"):
+    with pytest.raises(UserError, match=r"model\.json: No such file or directory; put the file next to the weights"):
         load_trained(path)
