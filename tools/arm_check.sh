@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compares what the C++ computes on x86 (each level of instructions), with no vector instructions of ours, and on Arm under
-# qemu: all bit for bit. Where the cross-compiler or qemu isn't here it says so and ends with 0:
+# Checks that the C++ computes the same, bit for bit, on x86 (with each level of instructions), with the generic vectors
+# that use no instructions of a processor, and on Arm under qemu. If the cross-compiler or qemu is missing, it says so
+# and ends with 0. To install both:
 #   apt-get install g++-aarch64-linux-gnu qemu-user
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,20 +9,20 @@ python=${FASTTRAIN_VENV:-.venv}/bin/python
 build=build/arm
 jpeg=$build/libjpeg
 mkdir -p "$build"
-skip() { echo "arm_check: $*: nothing was checked" && exit 0; }
+skip() { echo "arm_check: nothing was checked, because there is no $*" && exit 0; }
 
 for tool in g++ aarch64-linux-gnu-g++ qemu-aarch64; do
-    command -v "$tool" >/dev/null || skip "no $tool here"
+    command -v "$tool" >/dev/null || skip "$tool here"
 done
 
-# Debian's packages for Arm, unpacked into a folder of ours; the system's own lists of packages stay as they are.
+# Unpack Debian's packages for Arm into build/arm/libjpeg, without changing the system's lists of packages.
 fetch_libjpeg() (
     mkdir -p "$jpeg/lists/partial" && cd "$jpeg"
     apt=(apt-get -qq -o "Dir::State::Lists=$PWD/lists" -o APT::Architectures::=arm64)
     "${apt[@]}" update && "${apt[@]}" download libjpeg62-turbo-dev:arm64 libjpeg62-turbo:arm64
     for package in *.deb; do dpkg -x "$package" . || return; done
 )
-[ -e "$jpeg/usr/include/jpeglib.h" ] || fetch_libjpeg >"$build/libjpeg.log" 2>&1 || skip "no libjpeg for Arm ($build/libjpeg.log)"
+[ -e "$jpeg/usr/include/jpeglib.h" ] || fetch_libjpeg >"$build/libjpeg.log" 2>&1 || skip "libjpeg for Arm (see $build/libjpeg.log)"
 
 sources=(fasttrain/native/{base,jpeg,cut,decode,resize}/*.cpp tests/native/arm_check.cpp)
 # build NAME COMPILER FLAGS...
@@ -45,6 +46,6 @@ aarch64-linux-gnu-g++ $(objects arm) "$jpeg/usr/lib/aarch64-linux-gnu/libjpeg.a"
 qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/arm/check" "$build"/seeds/decode/* >"$build/arm.txt"
 for name in generic arm; do
     diff "$build/x86.txt" "$build/$name.txt" >"$build/$name.diff" ||
-        { head -20 "$build/$name.diff"; echo "arm_check: $name differs from x86, all of it in $build/$name.diff"; exit 1; }
+        { head -20 "$build/$name.diff"; echo "arm_check: $name differs from x86; all differences are in $build/$name.diff"; exit 1; }
 done
 echo "arm_check: $(wc -l <"$build/x86.txt") checksums are the same on x86, with generic vectors and on Arm"

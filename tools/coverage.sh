@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Which lines and branches of the Python code the tests run, those of the processes that they start included: a table, and pages in
-# build/coverage. The reliability tests are left out, since they kill what would count. Arguments go to pytest.
+# Measures which lines and branches of the Python code the tests run, in their own process and in those that they start.
+# Prints a table, and writes pages to build/coverage. The reliability tests are left out, because they kill the
+# processes that would count. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${FASTTRAIN_VENV:-.venv}/bin

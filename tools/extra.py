@@ -1,6 +1,6 @@
 """Prints the requirements of one extra of pyproject.toml, a line each: `python tools/extra.py ffcv`.
 
-So an extra can be tried, and fail, without building fasttrain itself again.
+With it, tools/setup.sh installs an extra, which may fail, without building fasttrain itself again.
 """
 
 import sys

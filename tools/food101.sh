@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Downloads Food-101, converts it, fine-tunes two models with three seeds each, and writes the table: usage:
-#   tools/food101.sh [OUT [SETTINGS OF train...]]        e.g. tools/food101.sh /data/food101 --batch-size 128
-# Run it again after an interruption: what is done is skipped, and a run that was killed resumes at its checkpoint. The table
-# is OUT/food101.md, and has what is done so far. It needs a GPU, a network, and 20 GB for OUT and $FASTTRAIN_CACHE.
-# For a rehearsal: $FOOD101_SOURCE, a folder with images/ and meta/; $FOOD101_MODELS and $FOOD101_SEEDS, lists.
+# Downloads Food-101, converts it, fine-tunes two models with three seeds each, and writes a table of the results.
+# Usage:
+#   tools/food101.sh [OUT [OPTIONS OF train...]]        for instance tools/food101.sh /data/food101 --batch-size 128
+# After an interruption run the same command again: finished runs are skipped, and a killed run resumes at its
+# checkpoint. The table OUT/food101.md has all runs that have finished so far. The script needs a GPU, a network, and
+# 20 GB for OUT and $FASTTRAIN_CACHE together.
+# To rehearse it with other data, set $FOOD101_SOURCE to a folder with images/ and meta/, and $FOOD101_MODELS and
+# $FOOD101_SEEDS to lists of models and seeds.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}

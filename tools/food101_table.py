@@ -14,11 +14,15 @@ GOALS = {"mobilenetv2_100": "84 %", "efficientnet_b0": "87 %"}
 
 
 def row(runs: Path, gpu: str) -> list[str]:
-    """Return the cells for a model, whose folder holds a folder for each seed."""
+    """Return the table's cells for one model.
+
+    `runs`: the model's folder, with a folder of runs for each seed. `gpu`: the GPU's name. Raises SystemExit if a run
+    was not evaluated on the test split.
+    """
     done = sorted(runs.glob("*/*/evaluation.json"), key=lambda path: int(path.parents[1].name))
     found = [json.loads(path.read_text()) for path in done]
     if splits := {each["split"] for each in found} - {"test"}:
-        raise SystemExit(f"{runs}: evaluated on {splits.pop()}, not on the test split; convert Food-101's own splits")
+        raise SystemExit(f"{runs}: a run was evaluated on {splits.pop()}, not on test; convert Food-101's own splits")
     top1 = [100 * each["top1"] for each in found]
     name = json.loads(done[0].with_name("model.json").read_text())["model"]
     config = read_toml(done[0].with_name("config.toml"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs what takes hours: every test, the full reliability table, an hour of fuzzing, the C++ on Arm under qemu, and the quick
-# tests with the oldest versions that are allowed and with each Python that is installed. FUZZ_SECONDS=600 fuzzes for less. A step
-# that fails doesn't keep the next ones from running.
+# Runs all checks, which takes hours: every test, the full reliability table, an hour of fuzzing, the C++ on Arm under
+# qemu, and the quick tests with the oldest allowed versions and with each installed Python. FUZZ_SECONDS=600 fuzzes for
+# ten minutes only. If a step fails, the next ones still run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 failed=()

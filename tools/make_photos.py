@@ -1,9 +1,11 @@
-"""Makes Food-101-like photographs for benchmarks: random windows of big ones, longest side 512 px, q90, 4:2:0.
+"""Make photographs like Food-101's for benchmarks: JPEGs of quality 90 (4:2:0) with a longest side of 512 px.
 
 python tools/make_photos.py OUT [--classes 20] [--per-class 100] [--size 512] [--sources DIR:DIR]
 
-The sources are JPEGs over 300 kB below the given folders, by default where Debian's mate-backgrounds, gnome-backgrounds
-and plasma-workspace-wallpapers install theirs. Each class draws from one of them, so that classes can be told apart.
+The photographs are random windows of large ones, which are the JPEGs over 300 kB below the folders --sources. By
+default these are the folders in which Debian's packages mate-backgrounds, gnome-backgrounds and
+plasma-workspace-wallpapers install pictures. All photographs of a class are windows of the same large one, so that a
+model can tell the classes apart.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ SHAPES = [(1, 1)] * 5 + [(1, 0.75)] * 3 + [(0.75, 1), (1, 0.666)]  # Food-101's 
 
 
 def find_sources(folders: str) -> list[Path]:
-    """The big JPEGs below colon-separated `folders`, sorted."""
+    """Return the JPEGs over 300 kB below `folders`, which are separated by colons, sorted by path."""
     found = {path for folder in folders.split(":") for path in Path(folder).rglob("*.jp*g")}
     return sorted(path for path in found if path.stat().st_size > 300_000)
 
 
 def make_photos(out: Path, classes: int, per_class: int, size: int = 512, folders: str = SOURCES) -> int:
-    """Writes `OUT/class_NNN/NNNN.jpg`; the same arguments give the same files. Returns how many, 0 without sources."""
+    """Write photographs to `out`/class_NNN/NNNN.jpg. Return their number, 0 if there are no large JPEGs in `folders`.
+
+    `size`: the longest side, px. The same arguments give the same files.
+    """
     Image.MAX_IMAGE_PIXELS = None
     sources = find_sources(folders)
     draw = random.Random(0)
@@ -52,7 +57,7 @@ if __name__ == "__main__":
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--size", type=int, default=512, help="longest side, px")
-    parser.add_argument("--sources", default=SOURCES)
+    parser.add_argument("--sources", default=SOURCES, help="folders with large JPEGs, separated by colons")
     given = parser.parse_args()
     made = make_photos(given.out, given.classes, given.per_class, given.size, given.sources)
     if not made:

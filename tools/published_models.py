@@ -1,6 +1,7 @@
 """Write fasttrain/model/published.csv from timm's own results: `python tools/published_models.py RESULTS DATE`.
 
-RESULTS: results/results-imagenet.csv of https://github.com/huggingface/pytorch-image-models. DATE: of its last change.
+RESULTS: the file results/results-imagenet.csv of https://github.com/huggingface/pytorch-image-models. DATE: the date of
+the file's last change.
 """
 
 from __future__ import annotations

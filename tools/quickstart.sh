@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs fasttrain into .venv, draws the sample data set, trains on it, evaluates, and says where everything lies.
+# Installs fasttrain into .venv, draws the sample data set, trains on it, and evaluates the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup.sh

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Builds the sdist, and wheels from it, into dist/, checks and tests them, and tags the commit: usage: tools/release.sh [--tag] [PYTHON...]
-# Without --tag it changes nothing in git. It uploads nothing. SITE_PACKAGES is as in tools/wheel_test.sh, for all Pythons of its version.
+# Builds the sdist and, for each PYTHON, a wheel from it into dist/, checks and tests these. With --tag tags the commit.
+# Usage: tools/release.sh [--tag] [PYTHON...]
+# Without --tag it changes nothing in git. It uploads nothing. SITE_PACKAGES is passed to tools/wheel_test.sh for the
+# wheels of the same Python version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=no
@@ -8,12 +10,12 @@ if [ "${1:-}" = --tag ]; then tag=yes && shift; fi
 [ $# -gt 0 ] || set -- python3.10 python3.11 python3.12
 pythons=()
 for python in "$@"; do
-    if "$python" -c '' 2>/dev/null; then pythons+=("$python"); else echo "release: no $python here: no wheel of it"; fi
+    if "$python" -c '' 2>/dev/null; then pythons+=("$python"); else echo "release: no wheel for $python, which isn't installed here"; fi
 done
 version=$(sed -nE 's/^__version__ = "(.+)"$/\1/p' fasttrain/version.py)
 
 problems=()
-[ -z "$(git status --porcelain)" ] || problems+=("the work tree has changes that aren't committed")
+[ -z "$(git status --porcelain)" ] || problems+=("the work tree has uncommitted changes: commit them")
 ! git rev-parse -q --verify "refs/tags/v$version" >/dev/null || problems+=("the tag v$version exists: raise fasttrain/version.py")
 grep -q "^version: $version$" CITATION.cff || problems+=("CITATION.cff names another version than $version")
 grep -q "^## $version " CHANGELOG.md || problems+=("CHANGELOG.md has no heading '## $version (DATE)'")
@@ -26,7 +28,7 @@ rm -rf dist
 SOURCE=$(echo dist/*.tar.gz) tools/wheel.sh "${pythons[@]}"
 "$bin/twine" check --strict dist/*.tar.gz dist/*.whl
 for file in dist/*.tar.gz dist/*.whl; do
-    [[ $(basename "$file") == fasttrain_vision-"$version"[-.]* ]] || { echo "release: $file is not of $version" >&2; exit 1; }
+    [[ $(basename "$file") == fasttrain_vision-"$version"[-.]* ]] || { echo "release: $file is not of version $version" >&2; exit 1; }
 done
 for python in "${pythons[@]}"; do
     short=$("$python" -c 'import sys; print(f"cp3{min(sys.version_info[1], 12)}")')
@@ -37,5 +39,5 @@ done
 if [ $tag = yes ]; then
     git tag -a "v$version" -m "fasttrain $version" && echo "release: tagged v$version; dist/ is ready to upload"
 else
-    echo "release: dry run, nothing is tagged; tools/release.sh --tag tags v$version"
+    echo "release: the commit is not tagged; tools/release.sh --tag tags it as v$version"
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what builds and checks wheels into build/release, once, and prints the folder of its programs.
+# Installs the programs that build and check wheels into build/release, unless they are there, and prints their folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/build/release/bin

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes every fault of tests/reliability happen as often as docs/faults.md says, and writes its table (about an hour).
-# Arguments go to pytest; a run of some tests renews their rows and keeps the others'.
+# Makes each fault of tests/reliability happen as often as docs/faults.md says, and writes that page's table (about an
+# hour). Arguments go to pytest. If they choose some of the tests, only the rows of these tests are renewed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 chosen=

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv and installs fasttrain into it: usage: tools/setup.sh [dev]
-# With `dev` it is installed in place, with the development tools and every loader. What a machine can't have (no root for Debian's
-# packages, no wheel for an extra) is named and left out; the rest works.
+# Makes .venv and installs fasttrain into it. Usage: tools/setup.sh [dev]
+# With `dev` fasttrain is installed in place, with the development tools and every loader. Parts that can't be installed
+# on this machine (Debian's packages without root, an extra without a wheel) are named and left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -9,7 +9,7 @@ venv=${FASTTRAIN_VENV:-.venv}
 dev=${1:-}
 say() { echo "setup: $* (${SECONDS} s)"; }
 
-# debian_packages WITHOUT PACKAGE...: installs what isn't there; WITHOUT says what is lacking where that can't be done.
+# debian_packages WITHOUT PACKAGE...: installs the packages if one is missing. WITHOUT: what needs these packages.
 debian_packages() {
     local without=$1 as_root=()
     shift
@@ -17,7 +17,7 @@ debian_packages() {
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
     say "Debian's $*"
     { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } \
-        >/dev/null 2>&1 || say "no Debian packages ($*): going on without $without"
+        >/dev/null 2>&1 || say "can't install Debian's $*: continuing without $without"
 }
 
 debian_packages "the native module" g++ libjpeg62-turbo-dev
@@ -33,9 +33,9 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 install=()
 while read -r word; do install+=("$word"); done < <(tools/installer.sh "$venv")
 uv=no
-if [ "${install[1]}" = pip ]; then uv=yes; else say "uv can't be had here: pip takes a few minutes"; fi
+if [ "${install[1]}" = pip ]; then uv=yes; else say "uv can't be installed, so pip installs everything, which takes a few minutes"; fi
 
-# An environment from before the distribution had its present name.
+# An older environment has the distribution under its former name, fasttrain.
 if compgen -G "$venv/lib/python*/site-packages/fasttrain-*.dist-info" >/dev/null; then "${pip[@]}" uninstall -qy fasttrain; fi
 
 driver=no
@@ -44,14 +44,14 @@ has() { "$venv/bin/python" -c "import importlib.util, sys; sys.exit(importlib.ut
 if [ $driver = no ] && [ $uv = yes ] && [ "$(uname -s)" = Linux ] && ! has torch; then
     say "torch for the CPU, as there is no NVIDIA driver"
     "${install[@]}" --torch-backend cpu torch torchvision 2>/dev/null ||
-        say "PyTorch's index of CPU builds can't be reached: torch with CUDA's libraries it is, 3 GB"
+        say "PyTorch's index of CPU builds can't be reached, so torch comes with CUDA's libraries, 3 GB"
 fi
 
-say "fasttrain and what it stands on"
+say "fasttrain and its dependencies"
 packages=(.)
 if [ "$dev" = dev ]; then packages=(-e '.[dev]'); fi
 "${install[@]}" "${packages[@]}" || {
-    [ $uv = yes ] && say "uv can't install it, pip tries" && "${pip[@]}" install "${packages[@]}"
+    [ $uv = yes ] && say "uv can't install fasttrain; trying pip" && "${pip[@]}" install "${packages[@]}"
 }
 
 # reason LOG: the line that says why an installation failed.
@@ -62,7 +62,7 @@ reason() {
 
 extras=(heif jxl)
 if [ "$dev" = dev ] || [ $driver = yes ]; then
-    # DALI's wheels for CUDA 12 and 13 install the same files: the one that doesn't go with torch has to go first.
+    # DALI's wheels for CUDA 12 and 13 install the same files, so the one that doesn't fit torch is removed first.
     dali=$("$venv/bin/python" -c 'import torch; from fasttrain.extras import dali_extra; print(dali_extra(torch.version.cuda))')
     if [ "$dali" = dali ]; then other=nvidia-dali-cuda130; else other=nvidia-dali-cuda120; fi
     if "${pip[@]}" show -q "$other" 2>/dev/null; then "${pip[@]}" uninstall -qy nvidia-dali-cuda120 nvidia-dali-cuda130; fi
@@ -75,6 +75,6 @@ for extra in "${extras[@]}"; do
     log=build/setup-$extra.log
     "$venv/bin/python" tools/extra.py "$extra" >"build/setup-$extra.txt"
     "${install[@]}" -r "build/setup-$extra.txt" >"$log" 2>&1 ||
-        say "going on without the $extra extra: $(reason "$log"); more in $log"
+        say "continuing without the $extra extra: $(reason "$log"); the log is $log"
 done
 say "done: $venv/bin/fasttrain"

@@ -12,9 +12,10 @@ _KINDS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def copy_some(source: Path, out: Path, number: int) -> int:
-    """Copy `number` photographs below `source` into class folders of `out`, in turn from each class.
+    """Copy at most `number` photographs below `source` into class folders of `out`. Return how many were copied.
 
-    A photograph's class is the folder that it lies in. Return how many were copied.
+    A photograph's class is the name of its folder. The classes are copied from in turn, so that all have about the same
+    number.
     """
     by_class: defaultdict[str, list[Path]] = defaultdict(list)
     for path in sorted(source.rglob("*")):

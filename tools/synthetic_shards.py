@@ -1,4 +1,7 @@
-"""Shards without photographs: a manifest and an index of any size, and tars of zeros that take no room on the disk."""
+"""Write shards without photographs, for tests of large data: `python tools/synthetic_shards.py OUT N SHARDS CLASSES`.
+
+The manifest and the index are real. The tars are sparse files of zeros, which take no room on the disk.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _EACH = 20_480  # bytes from photograph to photograph
 
 
 def write_synthetic_shards(out: Path, samples: int, shards: int, classes: int) -> None:
-    """All in "train", as `convert`'s own last step writes them of `shards` finished shards."""
+    """Write `samples` samples of `classes` classes in `shards` shards to `out`, all in the split "train"."""
     out.mkdir(parents=True)
     parts = []
     for number in range(shards):

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Installs fasttrain with its development tools into .venv, lints, checks types and imports, builds the documentation, runs the
-# tests but those that are marked `full`.
-# Arguments go to pytest: tools/test.sh -k plan
+# Installs fasttrain with its development tools into .venv, lints, checks types and imports, builds the documentation,
+# and runs all tests that aren't marked `full`. Arguments go to pytest: tools/test.sh -k plan
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup.sh dev
@@ -11,5 +10,5 @@ bin=${FASTTRAIN_VENV:-.venv}/bin
 "$bin/mypy"
 "$bin/lint-imports"
 NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict
-# One thread a process: two processes of two threads each would only get in each other's way on two cores.
+# Two processes with one thread each: on two cores more threads would only slow each other down.
 OMP_NUM_THREADS=1 "$bin/pytest" -n 2 --dist loadfile --durations=20 -m "not full" "$@"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds a wheel for each Python given, into dist/: usage: tools/wheel.sh [PYTHON...]
-# The native module and libjpeg-turbo are inside. The wheel of Python 3.12 is for every later Python, too.
+# Builds a wheel for each given Python into dist/. Usage: tools/wheel.sh [PYTHON...]
+# A wheel contains the native module and libjpeg-turbo. The wheel for Python 3.12 also works with all later ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source=${SOURCE:-.}  # or an sdist
+source=${SOURCE:-.}  # this folder, or an sdist
 [ $# -gt 0 ] || set -- "${PYTHON:-python3}"
 bin=$(tools/release_tools.sh)
 export PATH=$bin:$PATH

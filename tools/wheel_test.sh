@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs a wheel into a bare virtual environment and converts, trains and predicts there with the native loader:
-# usage: tools/wheel_test.sh WHEEL PYTHON [SITE_PACKAGES]
-# No compiler is on the path, and the system's libjpeg may not be loaded. With SITE_PACKAGES, a folder of another environment of the
-# same Python, torch and the rest come from there rather than from the registry: seconds in place of minutes.
+# Installs a wheel into a new virtual environment, and converts, trains and predicts there with the native loader.
+# Usage: tools/wheel_test.sh WHEEL PYTHON [SITE_PACKAGES]
+# No compiler is on the path, and the test fails if the system's libjpeg is loaded. SITE_PACKAGES: the folder of another
+# environment of the same Python, from which torch and the other packages are taken instead of being downloaded.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: tools/wheel_test.sh WHEEL PYTHON [SITE_PACKAGES]" >&2; exit 2; }
 wheel=$(realpath "$1") site=${3:+$(realpath "$3")}

@@ -1,1 +1,1 @@
-"""Checkpoints: everything that a run needs to resume, in one file of tensors and plain data."""
+"""Checkpoints, from which a run resumes, and the other files in a run's folder."""

@@ -40,9 +40,9 @@ _DTYPES = {
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state`, tensors on the CPU and plain data, to `path`, atomically.
+    """Write `state`, a dict of CPU tensors and plain data, to `path`, completely or not at all.
 
-    Raises UserError if the folder can't be written or the disk is full. The old file then remains.
+    Raises UserError if the folder can't be written or the disk is full. An earlier file at `path` then remains.
     """
     tensors, packed = pack(state)
     # safetensors' own `save` builds the file in memory twice and holds the GIL, so training would wait.
@@ -62,9 +62,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state in `path`, on the CPU, with its "schema". Reading never runs code. Older schemas are migrated.
+    """Return the state in the checkpoint `path`, as `save_checkpoint` got it, with the file's version as "schema".
 
-    Raises UserError for a file that is missing, torn, not a checkpoint, or of a newer schema.
+    Tensors are on the CPU. States of older versions are converted. Reading never runs code. Raises UserError for a file
+    that is missing, damaged, not a checkpoint, or of a newer version.
     """
     try:
         with path.open("rb") as file:

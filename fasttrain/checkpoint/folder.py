@@ -23,7 +23,7 @@ log = logging.getLogger("fasttrain")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that was found: its path, its state, and a line for each newer checkpoint that is damaged."""
+    """A checkpoint that was found: its path, its state, and in `torn` a line for each newer one that is damaged."""
 
     path: Path
     state: dict[str, Any]
@@ -67,9 +67,11 @@ def newest_checkpoint(run: Path) -> Found:
 
 
 def find_checkpoint(resume: str, out: Path) -> Found | None:
-    """Return the checkpoint for the setting `resume`: a file, a run folder, or "auto" (newest unfinished run in `out`).
+    """Return the checkpoint from which to resume.
 
-    Returns None if "auto" finds nothing to resume. Raises UserError if there is no intact checkpoint.
+    `resume`: a checkpoint, a run folder (for its newest intact checkpoint), or "auto" for the folder of the newest
+    unfinished run in `out`. Return None if "auto" finds no unfinished run. Raises UserError if there is no intact
+    checkpoint.
     """
     if resume == "auto":
         run = newest_unfinished(out)
@@ -84,7 +86,7 @@ def find_checkpoint(resume: str, out: Path) -> Found | None:
     except UserError as error:
         if (beside := _intact_beside(path)) is None:
             raise
-        raise UserError(f"{error}; {beside} is intact: give --resume that") from error
+        raise UserError(f"{error}; give --resume {beside}, which is intact") from error
 
 
 def newest_unfinished(out: Path) -> Path | None:
@@ -98,9 +100,10 @@ def newest_unfinished(out: Path) -> Path | None:
 
 
 def remove_old(newest: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints up to `newest`, which is safe on the disk, and delete the others.
+    """Delete all checkpoints of a run except `newest`, which is safe on the disk, and the `keep` - 1 before it.
 
-    Checkpoints of later steps are deleted, too: they are torn, or the run went back to an earlier step.
+    Checkpoints of later steps than `newest` are deleted, because they are damaged or the run went back to an earlier
+    step.
     """
     paths = checkpoints_of(newest.parents[1])
     if newest not in paths:

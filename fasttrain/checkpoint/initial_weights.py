@@ -32,22 +32,23 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Origin:
-    """The model that a file of weights comes from: timm's name, and the classes in the order of the outputs."""
+    """The model that a file of weights comes from: timm's name and the classes in label order. None: unknown."""
 
     model: str | None = None
     classes: tuple[str, ...] | None = None
 
 
 def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes: Sequence[str]) -> str:
-    """Fill `model`, timm's `name`, from `path`. Return a line about what was loaded and about the classifier.
+    """Load the tensors in `path` into `model`. Return a line about what was loaded and about the classifier.
 
-    `path` is a state_dict (.safetensors, or a file of `torch.save`), a checkpoint that holds one at any depth and with
-    any prefix, or a run's folder or checkpoint. Among several state_dicts the best fit is used, and the EMA's if
-    several fit equally. Tensors that timm resamples in its own weights, such as position embeddings for another image
-    size, are resampled here, too.
+    `name`: the model's timm name. `path`: a state_dict (.safetensors, or a file of `torch.save`), a checkpoint that
+    holds a state_dict at any depth and with any prefix, a run's folder or its checkpoint. Among several state_dicts
+    the one that fits best is used; among equally good ones, the EMA's. Tensors that timm can resample, such as position
+    embeddings for another image size, are resampled.
 
-    The classifier is kept if it has as many outputs as there are `classes`, unless the file is known to have other
-    classes. Raises UserError for a file that can't be read, or that lacks any other tensor of the model.
+    The file's classifier is loaded if it has as many outputs as there are `classes`, unless the file's run had other
+    classes. Otherwise the model keeps its new classifier. Raises UserError for a file that can't be read, or that lacks
+    a tensor of the model outside its classifier.
     """
     path = _file_of(path)
     content = _read(path)
@@ -74,8 +75,8 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     line += f", where their names begin with '{prefix}'" if prefix else ""
     line += f", {resampled:,} of them resampled" if resampled else ""
     if others:
-        kind = "the averaged weights (EMA)" if _AVERAGED.search(prefix) else "the first of them"
-        line += f"; {' and '.join(map(repr, others))} would fit as well, and {kind} are taken"
+        kind = "the EMA's weights" if _AVERAGED.search(prefix) else "the first in the file"
+        line += f" ({kind}; those with {' and '.join(map(repr, others))} would fit as well)"
     if kept:
         return f"{line}; the classifier is kept"
     had = {len(raw[key]) for key in outputs if key in raw and raw[key].ndim}
@@ -84,9 +85,9 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
 
 
 def model_of(path: Path) -> str | None:
-    """Return the name of the model that the run folder, weights or checkpoint `path` comes from, or None if unknown.
+    """Return the timm name of the model whose weights are in `path`, or None if `path` doesn't say it.
 
-    Raises UserError for a file that can't be read.
+    `path`: a run folder, a file of weights or a checkpoint. Raises UserError for a file that can't be read.
     """
     path = _file_of(path)
     return _origin(path, {}).model or _origin(path, _read(path)).model
@@ -118,7 +119,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _origin(path: Path, content: Mapping[Any, Any]) -> _Origin:
-    """Return the model that the file `path` is from, according to its run's `model.json` or else to its `content`."""
+    """Return the model that the file `path` is from, according to its run's `model.json` or, without it, `content`."""
     run = path.absolute().parents[1 if path.absolute().parent.name == CHECKPOINTS else 0]
     try:
         spec = json.loads(read_text(run / "model.json"))
@@ -138,7 +139,10 @@ def _flattened(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str
 
 
 def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
-    """Remove the parts of names that torch's wrappers add, such as `_orig_mod` and `_fsdp_wrapped_module`."""
+    """Return `flat` without the parts of names that torch's wrappers add, such as `_orig_mod`.
+
+    `own`: the model's tensors. A part that occurs in their names is not removed.
+    """
     parts = {part for key in own for part in key.split(".")}
     return {
         ".".join(part for part in key.split(".") if not part.startswith("_") or part in parts): value
@@ -147,7 +151,7 @@ def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
 
 
 def _best_prefix(flat: Tensors, own: Tensors) -> tuple[str, list[str]]:
-    """Return the prefix of the names in `flat` whose tensors fit `own` best, and other prefixes that fit as well."""
+    """Return the prefix of names in `flat` whose tensors fit the model's tensors `own` best, and equally good ones."""
     fitting: Counter[str] = Counter()
     named: Counter[str] = Counter({"": 0})
     for key, value in flat.items():
@@ -184,7 +188,7 @@ def _lacking(given: Tensors, own: Tensors, optional: set[str]) -> list[str]:
 
 
 def _resampled(given: Tensors, model: torch.nn.Module) -> Tensors:
-    """Return `given` adapted to `model` by timm's filter: for another image or patch size, or from older names."""
+    """Return `given` as timm adapts it to `model`, for another image or patch size or from older names of tensors."""
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if fit is None:
         return given
@@ -199,8 +203,8 @@ def _misfit(name: str, given: Tensors, own: Tensors, lacking: list[str], origin:
     fitting = sum(_fits(given, own, key) for key in own)
     first = lacking[0]
     what = "is absent" if first not in given else f"is {list(given[first].shape)}, not {list(own[first].shape)}"
-    message = f"only {fitting:,} of {name}'s {len(own):,} tensors are in it ('{first}' {what})"
+    message = f"it has only {fitting:,} of the {len(own):,} tensors of {name} ('{first}' {what})"
     if origin.model is not None and origin.model.partition(".")[0] != name.partition(".")[0]:
         return f"{message}, because it is for {origin.model}; give --model {origin.model}"
-    example = "" if fitting else f", which has names like '{next(iter(given), '')}'"
-    return f"{message}; give the --model that it was made for{example}"
+    example = "" if fitting else f"; its names are like '{next(iter(given), '')}'"
+    return f"{message}{example}; give --model the name of the model that the file was made for"

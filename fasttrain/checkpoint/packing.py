@@ -15,9 +15,9 @@ _TENSOR, _STRIDE, _TUPLE, _FLOAT, _ITEMS, _DTYPE = "$tensor", "$stride", "$tuple
 
 
 def snapshot(value: Any) -> Any:
-    """Return a copy of `value` with all tensors on the host, in their own memory layout, and with new containers.
+    """Return a deep copy of `value`, a nesting of dicts, lists and tuples, with all tensors copied to the CPU.
 
-    Training can then continue while the copy is written. Tensors on the host are copied, too.
+    Tensors keep their memory layout. Training can continue while the copy is written.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
@@ -29,19 +29,19 @@ def snapshot(value: Any) -> Any:
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON for everything else.
+    """Return the tensors of `state` by their paths ("model.conv_stem.weight"), and JSON text for everything else.
 
-    Accepts dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too), str and
-    torch.dtype. Raises InternalError for anything else.
+    `state` may hold dicts, lists, tuples, tensors, None, bool, int, float (also infinite and NaN), str and torch.dtype.
+    Raises InternalError for a value of another type.
     """
     tensors: dict[str, torch.Tensor] = {}
     return tensors, json.dumps(_packed(state, "", tensors), allow_nan=False, separators=(",", ":"))
 
 
 def unpack(tensors: Mapping[str, torch.Tensor], packed: str) -> Any:
-    """Return the value that `pack` was given. Its tensors own their memory.
+    """Return the state of which `pack` made `tensors` and the JSON text `packed`.
 
-    Raises ValueError, KeyError or RuntimeError for data that `pack` did not write.
+    No two of its tensors share memory. Raises ValueError, KeyError or RuntimeError for data that `pack` did not write.
     """
     return _unpacked(json.loads(packed), dict(tensors))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of schema 1 and 2, which were pickles (`last.pt`): read without running code, and migrated."""
+"""Read checkpoints of schema 1 and 2, which were pickles (`last.pt`), without running code in them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SCHEMA = 2
 
 
 def load_pickled(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that an older fasttrain has pickled, and return its state in the form of schema 2.
+    """Return the state in a checkpoint that an older fasttrain has pickled, converted to the form of schema 2.
 
-    No code in the file is run. Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a
+    No code in the file is run. Raises UserError for a file that is damaged, holds code, is not a checkpoint, or has a
     newer schema. Raises OSError if the file can't be read.
     """
     state = load_tensors_only(path, "fasttrain checkpoint")
@@ -34,9 +34,10 @@ def load_pickled(path: Path) -> dict[str, Any]:
 
 
 def load_tensors_only(path: Path, what: str) -> Any:
-    """Return the tensors and plain data in a file of `torch.save`. None of its code is run.
+    """Return the tensors and plain data in a file of `torch.save`. No code in the file is run.
 
-    Raises UserError for a file that holds code, or is not an intact `what`. Raises OSError if the file can't be read.
+    `what`: the expected kind of file, for the message, such as "file of weights". Raises UserError for a file that
+    holds code or is damaged. Raises OSError if the file can't be read.
     """
     require_honest_sizes(path)
     try:

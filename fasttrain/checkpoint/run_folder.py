@@ -56,9 +56,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, model: str, now: datetime | None = None) -> RunFolder:
-        """Create a folder that no other run has, with `checkpoints/` in it. Within one second names get `-2`, `-3`, …
+        """Create a new run folder in `runs`, with `checkpoints/` in it.
 
-        Raises UserError if it can't be created.
+        `model`: the model's name, which becomes part of the folder's name. If another run has taken the name, `-2`,
+        `-3`, … is added. Raises UserError if the folder can't be created.
         """
         stamp = f"{now or datetime.now():%Y%m%d-%H%M%S}"
         name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model.removesuffix('()'))}"
@@ -79,7 +80,10 @@ class RunFolder:
             raise of_os(error, fix="choose another --out") from error
 
     def artifacts(self) -> list[Path]:
-        """Return the existing files for people and for `predict`, in the order of creation, without checkpoints."""
+        """Return the existing files of results (settings, model, figures, …), in the order in which a run writes them.
+
+        Checkpoints are left out.
+        """
         ordered = [
             self.config,
             self.provenance,
@@ -94,22 +98,22 @@ class RunFolder:
         return [path for path in ordered if path.exists()] + self.pictures()
 
     def pictures(self) -> list[Path]:
-        """Return the existing figures, tables and the report: the files that people look at."""
+        """Return the existing figures, the table of mistakes and the report."""
         ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.precision_by_class]
         ordered += [self.reliability, self.mistakes, self.report]
         return [path for path in ordered if path.exists()]
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
-        """Write the resolved settings as TOML. Settings that are None are left out, because TOML has no null."""
+        """Write `settings` to `config.toml`. Settings that are None are left out, because TOML has no null."""
         import tomli_w
 
         known = {name: value for name, value in settings.items() if value is not None}
         atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
 
     def add_start(self, start: Mapping[str, Any]) -> None:
-        """Add `start`, which describes the current process (command, versions, …), to `provenance.json`.
+        """Add `start`, a result of `Provenance.to_dict`, to `provenance.json`.
 
-        The file has an entry for each process that began or resumed the run.
+        The file has an entry for each process that began or resumed the run. A damaged file is replaced.
         """
         try:
             known = json.loads(self.provenance.read_bytes())
@@ -119,7 +123,7 @@ class RunFolder:
         _write_json(self.provenance, known)
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `class_to_idx.json`, which maps each class to its label: its position in `classes`."""
+        """Write `class_to_idx.json`, which maps the name of each class to its label, the position in `classes`."""
         _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
 
     def write_model_spec(self, spec: ModelSpec) -> None:
@@ -162,7 +166,7 @@ class RunFolder:
         self.write_weights(model.state_dict())
 
     def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write `weights`, a `state_dict`, to `model.safetensors`. Its tensors may share memory, on any device."""
+        """Write `weights`, a `state_dict`, to `model.safetensors`. Tensors may share memory and be on any device."""
         from safetensors.torch import save
 
         # safetensors refuses tensors that share memory (tied weights), so each gets its own.
@@ -187,16 +191,19 @@ class RunFolder:
             return None
 
     def reopen(self) -> None:
-        """Remove the files that mark the run as finished, because it continues. Raises OSError if that fails."""
+        """Delete the evaluation, the predictions, the figures and the report, because the run continues.
+
+        The run then counts as unfinished. Raises OSError if a file can't be deleted.
+        """
         for path in (self.evaluation, self.predictions, *self.pictures()):
             if path.is_file():
                 path.unlink()
         fsync_folder(self.path)
 
     def read_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Load the saved weights into `model`, on its device, and return it.
+        """Load `model.safetensors` into `model`, on the model's device, and return `model`.
 
-        Raises UserError for a file that is torn, missing or from another model.
+        Raises UserError if the file is damaged, missing or from another model.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -207,11 +214,11 @@ class RunFolder:
             if (refused := fixable(error, self.model)) is not None:
                 raise refused from error
             why = str(error).splitlines()[0]
-            raise UserError(f"{self.model}: does not hold this run's weights ({why}); train again") from error
+            raise UserError(f"{self.model} does not hold this run's weights ({why}); train again") from error
         return model
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write a list with one record per epoch."""
+        """Write `history`, a list with one record per epoch, to `history.json`."""
         _write_json(self.history, list(history))
 
     def write_evaluation(
@@ -226,11 +233,12 @@ class RunFolder:
         averaged: tuple[Sequence[int], float] | None = None,
         refit_epochs: int = 0,
     ) -> None:
-        """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1.
+        """Write `evaluation.json`, which marks the run as finished.
 
-        `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs whose weights
-        were averaged, and the metric's value. `refit_epochs`: for how many epochs the weights were trained again on
-        train and val; 0 if they weren't.
+        `evaluation`: the result of `Evaluation.to_dict()`. `split`: the split that was evaluated. `seconds`: the
+        training time. `best_epoch`: the best epoch, from 1. `monitor`: the metric that chose this epoch. `monitored`:
+        the metric's value in this epoch. `averaged`: if the weights are an average, its epochs and its value of the
+        metric. `refit_epochs`: for how many epochs the model was trained again on train and val, or 0.
         """
         field = MONITORS[monitor].field
         _write_json(
@@ -248,7 +256,7 @@ class RunFolder:
         )
 
     def write_trace(self, export: Callable[[str], None]) -> None:
-        """Write `trace.json.gz`. `export` writes the JSON to the path that it is given."""
+        """Write `trace.json.gz`. `export`: called with the path to which it must write the trace as JSON."""
         import gzip
         import shutil
 

@@ -20,9 +20,10 @@ MODEL_SCHEMA = 1
 def read_spec(
     path: Path, remember: Callable[[str, Mapping[str, Any]], object] = lambda name, described: None
 ) -> ModelSpec:
-    """Return the spec in the `model.json` at `path`. Raises UserError if the file is missing or damaged.
+    """Return the description of a model in the `model.json` at `path`.
 
-    If the model is from the Hugging Face Hub, `remember` receives its name and the hub's description of it.
+    `remember`: called for a model from the Hugging Face Hub, with the model's name and the hub's description of the
+    model. Raises UserError if the file is missing or damaged.
     """
     try:
         values = json.loads(read_text(path))
@@ -34,17 +35,17 @@ def read_spec(
     except TooNew:
         raise
     except UserError as error:
-        raise UserError(f"{path}: {error}; train again, or put the file back") from None
+        raise UserError(f"{path}: {error}; put the run's own file back, or train again") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
+        raise UserError(f"{path}: {error.strerror}; put the file next to the weights, where `train` wrote it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error}); put the run's own back"
+            f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error}); put the run's own file back"
         ) from None
 
 
 def spec_of(values: Mapping[str, Any]) -> ModelSpec:
-    """Return the spec in `values`, the content of `model.json` or of an exported file's metadata.
+    """Return the description of a model in `values`, the content of `model.json` or of an exported file's metadata.
 
     Raises UserError, ValueError, KeyError or TypeError if a value is missing or invalid.
     """

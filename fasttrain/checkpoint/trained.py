@@ -25,13 +25,15 @@ from fasttrain.model.spec import ModelSpec
 def load_trained(
     path: Path, model: str | OwnModel | None = None, interpolation: Interpolation | None = None
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """Return the model in eval mode on the CPU, and its spec.
+    """Return a trained model in eval mode on the CPU, and its description.
 
-    `path` is a run folder (its best epoch's weights), a `model.safetensors` next to its `model.json`, or a file in its
-    `checkpoints` (the last weights, or the EMA's if there is one). `model` builds the model if the run's files can't;
-    a module is copied. `interpolation`: replaces the filter in the run's spec. The spec's temperature is 1 for a
-    checkpoint, because it was not fitted to those weights, and there is no reject threshold. Raises UserError if a file
-    is missing or damaged, or if the weights don't fit the model.
+    `path`: a run folder, for the best epoch's weights; a `model.safetensors` with the `model.json` beside it; or a
+    checkpoint of a run, for its latest weights, or the EMA's if the run has an EMA. `model`: needed if the run was
+    trained on a model object: that object, which is copied, or the import path of a function that makes it.
+    `interpolation`: replaces the filter in the description.
+
+    For a checkpoint the temperature is 1 and there is no reject threshold, because these were not chosen for its
+    weights. Raises UserError if a file is missing or damaged, or if the weights don't fit the model.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
@@ -51,7 +53,7 @@ def load_trained(
         made.load_state_dict(state)
     except SafetensorError as error:
         raise UserError(
-            f"{path}: not an intact safetensors file ({error}); train again, or put the file back"
+            f"{path}: not an intact safetensors file ({error}); put the run's own file back, or train again"
         ) from error
     except RuntimeError as error:
         expected, fix = "the model that was given", "give the run's own model"
@@ -62,9 +64,9 @@ def load_trained(
 
 
 def run_folder(path: Path) -> Path:
-    """Return the folder of the run that `path` (the folder itself, weights or a checkpoint) belongs to.
+    """Return the run folder of `path`, which is the folder itself, its `model.safetensors` or one of its checkpoints.
 
-    Raises UserError if there are no weights.
+    Raises UserError if the folder has no weights or `path` doesn't exist.
     """
     path = weights_file(path).absolute()
     bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS

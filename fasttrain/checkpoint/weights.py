@@ -13,9 +13,10 @@ _LATEST, _RUNS = Path("latest"), Path("runs")
 
 
 def weights_file(path: Path) -> Path:
-    """Return `path`, or the best epoch's weights if it is a run folder.
+    """Return the file of weights for `path`.
 
-    The path "latest" is the newest run in `runs`. Raises UserError if there are no weights.
+    For a run folder return its `model.safetensors`, for "latest" that of the newest run in the folder `runs`, and for a
+    file the file itself. Raises UserError if there is no such file.
     """
     if path == _LATEST and not path.exists():
         if not (newest := _newest_first(_RUNS)):
@@ -26,13 +27,16 @@ def weights_file(path: Path) -> Path:
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
     if runs := _newest_first(path):
-        raise UserError(f"{path}: not a run folder, but it holds some; give --checkpoint one, such as {runs[0].parent}")
+        raise UserError(f"{path}: a folder of runs; give --checkpoint one of these, such as {runs[0].parent}")
     what = f"no {WEIGHTS} in it" if path.is_dir() else "no such file"
     raise UserError(f"{path}: {what}; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint")
 
 
 def data_of_run(weights: Path) -> str | None:
-    """Return the training data of the run that wrote `weights`, a model file or checkpoint; None if unknown."""
+    """Return the location of the data on which a run was trained, or None if there is no `config.toml` that says it.
+
+    `weights`: the run's `model.safetensors` or one of its checkpoints.
+    """
     for folder in weights.absolute().parents[:2]:
         if (folder / _CONFIG).is_file():
             return read_toml(folder / _CONFIG).get("data")

@@ -11,13 +11,13 @@ from fasttrain.checkpoint.folder import checkpoint_path, remove_old
 from fasttrain.checkpoint.packing import snapshot
 
 _COPIES = ("best", "average", "initial")
-"""Parts of a run's state that are already copies of weights, and never change."""
+"""The parts of a run's state that training never changes, so that they needn't be copied."""
 
 
 class CheckpointWriter:
-    """Writes checkpoints into the run folder `run` from a thread, one at a time, and keeps the newest `keep`.
+    """Writes checkpoints into the run folder `run` from a thread, one at a time, and keeps the newest `keep` of them.
 
-    An error in the thread is raised by the next call of any method.
+    If writing fails, the next call of any method raises the error.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -27,7 +27,10 @@ class CheckpointWriter:
         self._path: Path | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copy `state`, which has its "step", and start to write it once the previous checkpoint is on the disk."""
+        """Wait until the previous checkpoint is on the disk, then copy `state` and start to write the copy.
+
+        `state`: the run's state, with the number of optimizer steps as "step".
+        """
         self.wait()
         copied = {name: each if name in _COPIES else snapshot(each) for name, each in state.items()}
         path = checkpoint_path(self._run, copied["step"])
@@ -36,7 +39,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise the error of the thread, if any, without waiting for it."""
+        """Raise the error if writing has failed. Return at once if a checkpoint is still being written."""
         if self._thread is None or not self._thread.is_alive():
             self.wait()
 

@@ -46,7 +46,7 @@ from fasttrain.version import __version__
 
 
 def _with_hyphens(name: str) -> str:
-    """Replace underscores by hyphens, so that options may be typed as they are named in TOML and Python."""
+    """Return an option's `name` with hyphens for underscores, so that it may be typed as in TOML and Python."""
     return name.replace("_", "-")
 
 
@@ -159,14 +159,14 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _explained(error: Any) -> str:
-    """Return the message for a mistake on the command line, with the option that was probably meant."""
+    """Return the message for a mistake on the command line. For an unknown option it has the most similar one."""
     if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
         return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}".rstrip("?")
     return str(error.format_message().rstrip(".?"))
 
 
 def _run(arguments: list[str]) -> None:
-    """Run the command and exit. Raise UserError for a mistake on the command line, OSError if printing failed."""
+    """Run the command and exit. Raises UserError for a mistake on the command line, OSError if printing fails."""
     try:
         sys.exit(app(args=arguments, prog_name="fasttrain", standalone_mode=False) or 0)
     except _USAGE_ERROR as error:

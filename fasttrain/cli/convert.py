@@ -196,7 +196,8 @@ def convert(
             settings,
             options,
             format=format,
-            others=overwrite or append,
+            overwrite=overwrite,
+            append=append,
             workers=workers,
             strict=strict,
         )
@@ -218,7 +219,7 @@ def convert(
 def merge(
     out: Annotated[str, typer.Argument(help="the folder or URL with all the parts: the --out of `convert`")] = "shards",
 ) -> None:
-    """Joins the parts written by `convert --part 1/4`, `2/4`, ... into one data set."""
+    """Joins the parts that `convert --part 1/4`, `--part 2/4`, … have written into one data set."""
 
     from fasttrain.shards.merge import merge as run
     from fasttrain.terminal import make_console
@@ -240,7 +241,8 @@ def _convert_part(
     options: SourceOptions,
     *,
     format: str,
-    others: bool,
+    overwrite: bool,
+    append: bool,
     workers: int | None,
     strict: bool,
 ) -> None:
@@ -250,8 +252,13 @@ def _convert_part(
     from fasttrain.shards.settings import ShardSettings, parse_formats
     from fasttrain.text import counted
 
-    if "beton" in parse_formats(format, raw=settings["raw"]) or others:
-        raise UserError("--part can't be combined with --format tar,beton, --overwrite or --append; leave them out")
+    refused = {
+        f"--format {format}": "beton" in parse_formats(format, raw=settings["raw"]),
+        "--overwrite": overwrite,
+        "--append": append,
+    }
+    if given := [option for option, used in refused.items() if used]:
+        raise UserError(f"--part can't be combined with {' and '.join(given)}; leave one of them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {result.part} in {result.folder}: {counted(result.photos, 'photograph')}, {speed:,.0f} img/s")
@@ -259,7 +266,7 @@ def _convert_part(
 
 
 def _next(console: Console, when: str, command: str) -> None:
-    """Print the command to run next, as "WHEN: COMMAND"."""
+    """Print the `command` to run next, as "WHEN: COMMAND"."""
     from rich.text import Text
 
     console.print(Text.assemble(f"{when}: ", (command, "bold")), soft_wrap=True)
@@ -313,7 +320,7 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
 
 
 def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) -> None:
-    """Print a warning about photographs that are in two classes."""
+    """Print a warning if identical photographs are in two classes, with an example."""
 
     from fasttrain.shards.format import CONFLICTS
     from fasttrain.shards.workplace import destination
@@ -324,8 +331,8 @@ def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) ->
     lines = out.read(name).decode("utf-8", errors="replace").splitlines()
     path, reason = lines[0].split("\t")
     console.print(
-        f"warning: identical photographs in two classes, {len(lines):,} of them, such as {path} ({reason}); they are "
-        f"listed in {out}/{name}; correct or drop them with --relabel",
+        f"warning: {len(lines):,} identical photographs are in two classes, such as {path} ({reason}); all are listed "
+        f"in {out}/{name}; correct or drop them with --relabel",
         markup=False,
         soft_wrap=True,
     )

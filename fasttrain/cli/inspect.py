@@ -112,4 +112,6 @@ def _labels(
             else f"no doubtful labels, so {sheet} was not written"
         )
         console.print(line)
-    console.print(f"suggested labels: {table}; empty the cells of wrong ones, then run convert --relabel {table}")
+    console.print(
+        f"suggested labels: {table}; empty the cells of wrong suggestions, then run convert --relabel {table}"
+    )

@@ -1,4 +1,7 @@
-"""Commands with the options of `train`, which are created when a command runs, because importing pydantic is slow."""
+"""Commands with the options of `train`.
+
+The options are created when a command runs or shows its help, because importing pydantic is slow.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from fasttrain.cli.paths import with_user_paths
 
 
 def all_settings() -> set[str]:
-    """Return the names of all settings."""
+    """Return the names of all fields of `TrainConfig`."""
     from fasttrain.config.groups import names_of
     from fasttrain.config.schema import TrainConfig
 
@@ -24,16 +27,20 @@ def all_settings() -> set[str]:
 
 @dataclass(frozen=True)
 class SettingsCommand:
-    """A command whose `**given` becomes an option for each of the settings that `names` returns."""
+    """A command of the command line with an option for each setting in the result of `names`.
+
+    `function`: runs the command. It receives the settings that the user gave as `**given`, and has its own options as
+    named arguments.
+    """
 
     function: Callable[..., None]
     names: Callable[[], Collection[str]]
 
     @functools.cached_property
     def with_options(self) -> Callable[..., None]:
-        """Return the command's function, with an argument for each option in its signature, which typer reads.
+        """Return `function` with a new signature for typer: an argument for each option.
 
-        It is cached because `with_settings` changes the function's signature.
+        The result is cached because `with_settings` changes the function itself.
         """
         from fasttrain.cli.settings_options import with_settings
 
@@ -46,7 +53,7 @@ class SettingsCommand:
         return typer.main.get_command(app)
 
     def add_to(self, app: typer.Typer, name: str) -> None:
-        """Add the command to `app`, which can list it with its help before the options exist."""
+        """Add the command to `app` as `name`. `app` can list the command with its help before the options exist."""
         settings_command = self
 
         class Late(TyperCommand):

@@ -1,4 +1,4 @@
-"""The command `fasttrain lr-find`, with options of `train` and of the sweep over learning rates."""
+"""The command `fasttrain lr-find`, with options of `train` and options for the sweep over learning rates."""
 
 from __future__ import annotations
 

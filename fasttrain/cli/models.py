@@ -43,7 +43,7 @@ def models(
     if sort not in _SORTS:
         raise UserError(f"--sort {sort} is not one of {', '.join(_SORTS)}{nearest(sort, list(_SORTS))}")
     if sort == "img/s" and not measure:
-        raise UserError("--sort img/s: speeds are only known with --measure; add it")
+        raise UserError("--sort img/s: speeds are only known with --measure; add --measure")
     keys = {"parameters": "parameters", "size": "image_size", "name": "name"}
     matching = find_models(pattern, max_parameters=max_parameters)
     matching.sort(key=lambda each: getattr(each, keys[sort]) if sort in keys else -each.top1)

@@ -12,10 +12,10 @@ from fasttrain.config.model_name import import_path
 
 
 def find_own_model(name: str | None) -> str | None:
-    """Add the working folder to Python's path if `name` is "package.module:function". Return `name`.
+    """Return `name` unchanged. For an import path ("package.module:function"), add the working folder to Python's path.
 
-    Call this only for names from the command line: a name in a run's files may come from somebody else, and importing
-    it runs code.
+    Call this only for names from the command line. A name in a run's files may come from somebody else, and importing
+    from the working folder runs code.
     """
     if name is not None and import_path(name):
         sys.path.insert(0, str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""Expand `~` in paths on the command line. A shell does so only at the start of a word, so not in `--out=~/runs`."""
+"""Expand `~` in paths on the command line. A shell expands it only at the start of a word, not in `--out=~/runs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fasttrain.config.location import user_path
 
 
 def with_user_paths(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command`, wrapped so that `~` is expanded in all its arguments of type Path."""
+    """Return a function that calls `command` with `~` expanded in all arguments of type Path."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:

@@ -144,7 +144,7 @@ def _keep_embeddings(
 
 
 def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """Yield `predictions` unchanged. If standard output isn't the terminal, show there how many have been made."""
+    """Yield `predictions` unchanged. If standard output goes to a file, show their number in the terminal."""
     import sys
 
     if sys.stdout.isatty() or not sys.stderr.isatty():

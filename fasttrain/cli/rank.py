@@ -22,7 +22,7 @@ _TIME_TO_STOP_S = 600.0  # for the last step and its checkpoint
 
 
 class _Starter:
-    """The connection to the process that started this rank. If it is lost, this rank stops as after SIGTERM."""
+    """The connection to the starter, the process that started this rank. If it is lost, this rank stops by SIGTERM."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)
@@ -32,7 +32,7 @@ class _Starter:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, value: Any) -> Any:
-        """Send `value` to the starter and return its answer. Raises the error that the starter raises."""
+        """Send `value` to the starter and return its answer. If the starter raises an error for it, raise the same."""
         self._connection.send_bytes(pickle.dumps(("ask", value)))
         kind, reply = self._replies.get()
         if kind == "raise":
@@ -40,7 +40,7 @@ class _Starter:
         return reply
 
     def tell(self, kind: str, value: Any) -> None:
-        """Report the end of the work to the starter. `kind` is "result" or "error"."""
+        """Report the end of the work to the starter. `kind`: "result" or "error". `value`: the result or the error."""
         self._connection.send_bytes(pickle.dumps((kind, value)))
 
     def _listen(self) -> None:
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def _sendable(error: BaseException) -> tuple[BaseException, str]:
-    """Return `error` and the text of its traceback.
+    """Return an error that can be pickled, and the text of the traceback of `error`.
 
-    If `error` can't be pickled, return an InternalError with the same message in its place.
+    This is `error` itself or, if it can't be pickled, an InternalError with the same message.
     """
     trace = "".join(traceback.format_exception(error))
     try:

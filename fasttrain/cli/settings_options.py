@@ -17,7 +17,10 @@ from fasttrain.model.published import complete_model
 
 
 def with_settings(command: Callable[..., None], names: Collection[str]) -> Callable[..., None]:
-    """Return `command` with a signature for typer: an option for each setting in `names` replaces `**given`."""
+    """Change the signature of `command` for typer, and return `command`.
+
+    An option for each setting in `names` replaces `**given`. An option that the user doesn't give is None.
+    """
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
     for panel, group in GROUPS.items():
@@ -34,7 +37,7 @@ def with_settings(command: Callable[..., None], names: Collection[str]) -> Calla
 
 
 _ALIASES = {"learning_rate": "--lr", "image_size": "--imgsz", "batch_size": "--batch"}
-"""Short names of options, which users of timm and Ultralytics are used to."""
+"""Short names of some options, which users of timm and Ultralytics know."""
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> Any:
@@ -55,7 +58,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> Any:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Return the values that a setting of this type can have, or an empty list if they can't be listed."""
+    """Return the values that a setting of this type can have, or an empty list if it isn't a choice of a few."""
     if get_origin(annotation) is Literal:
         return [str(each) for each in get_args(annotation)]
     if get_origin(annotation) in (Union, types.UnionType):

@@ -15,9 +15,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def open_closed_streams() -> None:
-    """Connect standard streams that were closed (`>&-`) to the null device.
+    """Connect those standard streams to the null device that were closed when the process started (`>&-`).
 
-    Otherwise the next file to be opened would get their descriptor, and printed output would go into that file.
+    Otherwise the next file to be opened would get a stream's descriptor, and printed output would go into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -29,7 +29,7 @@ def open_closed_streams() -> None:
 
 
 def write_by_line() -> None:
-    """Flush standard output after each line. Print escapes for file names that are not valid text."""
+    """Make standard output flush after each line, and print escapes for characters that it can't encode."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 
@@ -45,16 +45,16 @@ def stdout_failed() -> bool:
 
 
 def discard_stdout() -> None:
-    """Discard all later output, and what is still buffered, which Python would otherwise write when it exits."""
+    """Discard the output that is still buffered, and all later output, so that Python doesn't write it at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 class OptionalOutput:
-    """Wraps the standard output of a command whose results are written to files, so that it survives a full disk.
+    """Wraps standard output, so that a command whose results go to files continues if the output's disk is full.
 
-    The first failed write is reported once, on standard error. Later output is discarded.
+    The first failed write is reported on standard error. All later output is discarded.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -82,5 +82,5 @@ class OptionalOutput:
 
 
 def make_stdout_optional() -> None:
-    """Let this process continue if its standard output is a file on a disk that becomes full."""
+    """Let this process continue without printing if its standard output is a file on a disk that becomes full."""
     sys.stdout = cast(TextIO, OptionalOutput(sys.stdout))

@@ -42,9 +42,9 @@ _SIMILAR = 0.65  # the least similarity, in [0, 1], at which a name is suggested
 
 
 def suggestion(typed: str, known: Collection[str]) -> str:
-    """Return "; did you mean --x?" with the option of `known` that is most similar to `typed`, or "" if none is.
+    """Return "; did you mean --x?" with the option of `known` that is most similar to `typed`.
 
-    Hyphens are ignored, and shared words count more than shared letters.
+    Return "" if no option is similar enough. Hyphens are ignored, and shared words count more than shared letters.
     """
     name = typed.partition("=")[0].lstrip("-").lower()
     if (translated := f"--{_FOREIGN.get(name)}") in known:

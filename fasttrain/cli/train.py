@@ -34,7 +34,10 @@ DataSet = Annotated[
 
 
 def take_argument(data_set: str | None, given: dict[str, Any]) -> None:
-    """Store the positional argument as the setting `data` in `given`. Raises UserError if `--data` is given, too."""
+    """Store `data_set`, the positional argument, as the setting `data` in `given`. None changes nothing.
+
+    Raises UserError if `--data` was given as well as the positional argument.
+    """
     from fasttrain.errors import UserError
 
     if data_set is None:
@@ -67,9 +70,9 @@ def train_command() -> SettingsCommand:
 
 
 def with_current_track_option(arguments: list[str]) -> list[str]:
-    """Return `arguments` with the two forms that `--track` had in older versions replaced by the current one.
+    """Return `arguments` with the `--track` of older versions rewritten.
 
-    `--no-track` becomes `--track none`, and `--track` without a value becomes `--track mlflow`.
+    `--no-track` becomes `--track none`. `--track` without a value becomes `--track mlflow`.
     """
     result: list[str] = []
     for argument, after in zip(arguments, [*arguments[1:], "-"], strict=False):
@@ -87,7 +90,10 @@ def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
 
 
 def print_start(log_format: str | None) -> None:
-    """Print a line before torch is imported, which takes seconds. Under torchrun, only the first rank prints it."""
+    """Print that the run starts, before torch is imported, which takes seconds. Under torchrun only rank 0 prints.
+
+    `log_format`: "text", "json" (prints nothing), or None if it isn't known yet, because a run is resumed.
+    """
     from fasttrain.environment import is_rank
 
     if log_format == "json" or (is_rank() and os.environ["RANK"] != "0"):
@@ -98,9 +104,9 @@ def print_start(log_format: str | None) -> None:
 
 
 def check_settings(config: Path | None, given: Mapping[str, Any]) -> TrainConfig:
-    """Validate the settings before torch is imported, which takes seconds. Return them.
+    """Return the settings in the TOML file `config`, updated with `given`, before torch is imported (takes seconds).
 
-    Raises UserError if they are invalid. Under torchrun only the first rank raises it; the others exit with code 2.
+    Raises UserError if a setting is invalid. Under torchrun only rank 0 raises it; the others exit with code 2.
     """
     from fasttrain.config.load import load_config
     from fasttrain.environment import is_rank

@@ -1,4 +1,4 @@
-"""The command `fasttrain tune`, with the options of `train` and of the search."""
+"""The command `fasttrain tune`, with the options of `train` and options for the search."""
 
 from __future__ import annotations
 

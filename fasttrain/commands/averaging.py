@@ -23,11 +23,11 @@ Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
-    """Average the weights of the best epochs. Write the average to `folder` if it is better than the best epoch alone.
+    """Average the weights of the run's best epochs. Write the average to `folder` if it is better than the best epoch.
 
-    `validate` evaluates a model on the validation split. Return which epochs were averaged, or None if the best epoch
-    alone is better. The run's training state stays that of its last epoch, from which it can still be resumed with more
-    epochs.
+    `validate`: evaluates a model on the validation split. Return the averaged epochs and the average's metric, or None
+    if no average is better than the best epoch alone. The training state isn't changed, so the run can be resumed with
+    more epochs.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     candidates = state.candidates.best_first
@@ -62,7 +62,7 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
 
 
 def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
-    """Yield batches of the model's input for random training photographs, cropped as in validation."""
+    """Yield batches of the model's input, from random training photographs that are cropped as in validation."""
     train, val = parts.loaders.train, parts.loaders.val
     order = epoch_order(train.ids, train.settings.seed, 0)
     most = min(STATISTICS_BATCHES, parts.config.limit_batches or STATISTICS_BATCHES)

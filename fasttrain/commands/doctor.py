@@ -28,9 +28,10 @@ _DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
 
 @dataclass(frozen=True)
 class Finding:
-    """A part of the machine: whether it is present, what was found, and how to install it.
+    """What was found about a `part` of the machine, such as "CUDA" or a package.
 
-    `fix` is "" if there is nothing to install or change.
+    `present`: whether the part can be used. `found`: a version, a name, or what is wrong. `fix`: what to install or to
+    change, or "" if nothing.
     """
 
     part: str
@@ -43,10 +44,10 @@ class Finding:
 
 
 def examine(thorough: bool = False) -> list[Finding]:
-    """Return the findings about Python, the cores, the CPU's abilities, torch, CUDA and each optional package.
+    """Return a finding each for Python, the cores, the CPU's abilities, torch, CUDA and the optional packages.
 
-    By default packages are searched for but not imported, except torch if only torch can tell what the machine has
-    (`_without_torch`). `thorough` imports each package, because one may be installed but broken.
+    By default packages are searched for but not imported, except the native module, and torch if only torch can tell
+    what the machine has. `thorough`: import each package, because one may be installed but broken.
     """
     set_environment()
     found_torch = _torch(thorough or not _without_torch())
@@ -58,7 +59,7 @@ def examine(thorough: bool = False) -> list[Finding]:
             "cores",
             others is None,
             ", ".join([f"{usable_cores()} usable", platform.machine(), *filter(None, [others])]),
-            "training has to wait for them; end them, or train with OMP_NUM_THREADS=1" if others else "",
+            "training has to wait for other programs; end these, or train with OMP_NUM_THREADS=1" if others else "",
         ),
         _cpu_abilities(),
         found_torch,
@@ -85,10 +86,10 @@ def examine(thorough: bool = False) -> list[Finding]:
 
 
 def _without_torch() -> bool:
-    """Return whether this machine can be described without torch, which takes seconds to import.
+    """Return whether this machine can be described without importing torch, which takes seconds.
 
-    That is so on Linux if the library of NVIDIA's driver, through which torch finds a GPU, is missing. Other systems,
-    builds of torch and kinds of CPU need torch to tell.
+    It can on Linux with an x86 CPU if the library of NVIDIA's driver, through which torch finds a GPU, is missing.
+    Other systems, CPUs and builds of torch need the import.
     """
     version = _torch_version()
     if "torch" in sys.modules or version is None or version.hip or getattr(version, "xpu", None):
@@ -105,7 +106,7 @@ def _has_nvidia_driver() -> bool:
 
 
 def _torch(wanted: bool) -> Finding:
-    """Return what was found about torch. `wanted`: import torch to find out."""
+    """Return the finding about torch. `wanted`: import torch, to find out whether it works."""
     found = _package("torch", "torch", "pip install torch", thorough=wanted)
     if not found.present:
         return found
@@ -153,7 +154,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _has_fast_bf16() -> bool | None:
-    """Return whether oneDNN has kernels for bf16 on this CPU: on x86 with AVX-512. None if only torch can tell."""
+    """Return whether oneDNN has bf16 kernels for this CPU, as it has on x86 with AVX-512. None: only torch can tell."""
     flags = _cpu_flags()
     if {"avx512bw", "avx512dq", "avx512vl"} <= flags:
         return True
@@ -175,7 +176,7 @@ def _cuda() -> Finding:
 
 
 def _dali(thorough: bool = False) -> Finding:
-    """Look for DALI. On a machine with a GPU, also check that its CUDA version matches torch's, and that it decodes."""
+    """Return the finding about DALI. On a machine with a GPU, check that DALI fits torch's CUDA version and decodes."""
     torch, cuda = _imported_torch(), getattr(_torch_version(), "cuda", None)
     on_gpu = torch is not None and torch.cuda.is_available()
     found = _package("DALI", "nvidia.dali", install(dali_extra(cuda)), thorough=thorough or on_gpu)
@@ -192,7 +193,7 @@ def _dali(thorough: bool = False) -> Finding:
 
 
 def dali_mismatch(major: int, cuda: str | None) -> str:
-    """Return how to install the right DALI if one for CUDA `major` doesn't match torch's CUDA `cuda`, else ""."""
+    """Return how to replace a DALI for CUDA `major` if it doesn't match torch's CUDA version `cuda`, otherwise ""."""
     if cuda is None or int(cuda.split(".")[0]) == major:
         return ""
     wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"
@@ -200,7 +201,7 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
 
 
 def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> Finding:
-    """Look for `module`, its version, and the `others` that `part` also needs. The command `fix` installs all."""
+    """Return the finding about `module` and `others`, the modules that `part` needs. `fix`: installs all of these."""
     for name in (module, *others):
         try:
             if not _is_installed(name):

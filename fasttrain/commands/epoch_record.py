@@ -12,9 +12,11 @@ from fasttrain.training.parts import RunParts
 def epoch_record(
     parts: RunParts, images: int, learning_rate: float, validation: AnyEvaluation | None, improved: bool
 ) -> dict[str, Any]:
-    """Return the record of the epoch that has just been trained on `images` photographs.
+    """Return the record of the epoch that has just been trained: its losses, metrics, speed and times, by name.
 
-    All ranks must call this. `validation` is None during a refit. `improved`: the epoch is the best so far.
+    All ranks must call this. `images`: the number of photographs trained on. `learning_rate`: the epoch's rate.
+    `validation`: the evaluation on the validation split, or None during a refit. `improved`: whether the epoch is the
+    best so far.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     totals, seconds = state.totals.over(ranks), state.epoch_seconds

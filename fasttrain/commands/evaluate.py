@@ -59,15 +59,16 @@ def evaluate(
 ) -> Evaluation | SetEvaluation:
     """Evaluate the trained model in `checkpoint` on one split of `data`.
 
-    checkpoint: a run folder or a file of weights, see `load_trained`. data: shards (a folder or a URL), or a folder of
-    class folders. It may lack some of the model's classes. model: creates the model if the run's files can't, see
-    `load_trained`.
+    checkpoint: a run folder, its `model.safetensors` or a checkpoint. data: shards (a folder or a URL), or a folder of
+    class folders; some of the model's classes may be missing. model: needed if the run was trained on a model object of
+    your own: that object, or the import path of a function that makes it.
 
     split: "train", "val", "test" or "all". The default is "val", or "all" for a folder of class folders, which has no
     splits (see `default_split`).
 
-    amp: evaluate in bf16 mixed precision. tta: "flip" averages the logits of each photograph and of its mirror image;
-    "none". interpolation: "bilinear" or "bicubic", by default as in training.
+    loader, batch_size, workers, device: as in `train`. amp: evaluate in bf16 mixed precision if the device is fast at
+    it. tta: "flip" averages the logits of each photograph and of its mirror image; "none" doesn't. interpolation:
+    "bilinear" or "bicubic", by default as in training.
 
     cache_size: most disk space for shards downloaded from a URL, such as "50GB". on_bad_sample: "skip" leaves out
     photographs that have changed since they were converted, or that can't be decoded; "error" raises an error.
@@ -76,8 +77,9 @@ def evaluate(
     explain: show class-activation maps of the mistakes in the report. This needs the extra `explain` and a
     convolutional model.
 
-    Returns an `Evaluation`, or for a multi-label model a `SetEvaluation` at the thresholds in its `model.json`. Raises
-    UserError if the split is missing or empty, or if the data has a class that the model doesn't know.
+    Return an `Evaluation` or, for a multi-label model, a `SetEvaluation` with the thresholds of the run's `model.json`.
+    Both hold the metrics over the split and for each class. Raises UserError if the split is missing or empty, or if
+    the data has a class that the model doesn't know.
     """
     if on_bad_sample not in ("error", "skip"):
         raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
@@ -87,7 +89,7 @@ def evaluate(
     split = split or default_split(data)
     check_split(split)
     if explain and report is None:
-        raise UserError("--explain adds maps to the report; give --report FILE, too")
+        raise UserError("--explain draws class-activation maps in a report; give --report FILE")
     if explain:
         require("--explain", "explain", "captum")
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
@@ -145,9 +147,9 @@ def evaluate(
 
 
 def _seen_in_training(checkpoint: Path, data: str | Path, split: str) -> str:
-    """Return a warning if the model in `checkpoint` was trained on photographs of `split` of `data`, or "".
+    """Return a warning if the model in `checkpoint` was trained on photographs of `split` of `data`, otherwise "".
 
-    The split "train" needs no warning.
+    For the split "train", which says so itself, return "".
     """
     config = RunFolder(run_folder(checkpoint)).config
     settings = read_toml(config) if config.is_file() else {}

@@ -28,9 +28,10 @@ def evaluate_weights(
 ) -> tuple[AnyEvaluation, dict[str, AnyPredictions]]:
     """Evaluate the run's final `model` on `split`, whose photographs `loader` loads.
 
-    First fit the temperature (single-label) or the thresholds (multi-label) on the validation split, and store them in
-    `parts.spec`. `evaluate` evaluates a model on a loader. Return the evaluation and a dict of predictions: for
-    `split`, and also for "val" if the temperature was fitted there.
+    First fit the temperature (single-label) or the thresholds (multi-label) on the validation split, and store the
+    result in `parts.spec`. A refit, which has trained on that split, keeps its temperature. `evaluate`: evaluates a
+    model on a loader. Return the evaluation, and the predictions by the name of the split: those for `split` and, if
+    the temperature was fitted, those for "val".
     """
     if parts.spec.multi_label:
         evaluation, predictions = _evaluate_sets(parts, model, loader, evaluate)
@@ -50,7 +51,7 @@ def _evaluate_sets(
 ) -> tuple[AnyEvaluation, AnyPredictions]:
     """Choose the thresholds on the validation split, then evaluate `model` on `loader`.
 
-    A refit has trained on the validation split. Its thresholds are chosen with the best weights before the refit.
+    After a refit, which has trained on that split, the thresholds are chosen with the best weights before the refit.
     """
     chooser = _best_of_search(parts, model) if parts.state.phase == REFIT else model
     evaluation, predictions = evaluate(_with_tta(parts, chooser), parts.loaders.val)

@@ -45,8 +45,8 @@ def write_result(
 ) -> None:
     """Write the `result` of a run to the run's folder and to the tracker.
 
-    `split`: the split on which the result was evaluated. `predictions`: the predictions for this split, and also for
-    "val" unless the model was trained on it, by the name of the split.
+    `split`: the split on which the result was evaluated. `predictions`: the predictions by the name of the split, for
+    `split` and perhaps "val".
     """
     folder.write_model_spec(parts.spec)
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
@@ -102,7 +102,7 @@ def _write_pictures(
     page: Callable[[tuple[int, str]], Report],
     shards: ShardSet,
 ) -> None:
-    """Write the figures, the list of mistakes and the report. If that fails, print a warning; the run doesn't fail."""
+    """Write the figures, the list of mistakes and the report. If this fails, print a warning and raise nothing."""
     try:
         write_figures(folder, result.evaluation, predictions, result.history, result.best_epoch)
         wrong = write_mistakes(folder.mistakes, result.evaluation, predictions, shards)
@@ -123,7 +123,11 @@ def page_of(
     warning: str | None,
     mistakes: tuple[int, str],
 ) -> Report:
-    """Return the report of a run, with a picture of the first batch as the model saw it."""
+    """Return the report of a run, with a picture of the first batch as the model saw it.
+
+    `split`: the split that was evaluated. `warning`: a line about a model that is hardly better than chance, or None.
+    `mistakes`: the number of misclassified photographs, and the name of the file that lists these.
+    """
     config = parts.config
     settings = replace(parts.loaders.train.settings, image_size=side_of_epoch(config, 0))
     augmentation = parts.step.augmentation

@@ -49,10 +49,11 @@ FOLDS = "folds.json"
 
 @dataclass(frozen=True)
 class FoldsResult:
-    """The result of a cross-validation in `folder`: the folder of each run, and its top-1 accuracy on its fold.
+    """The result of a cross-validation in `folder`. All accuracies are in [0, 1].
 
-    mean, deviation: mean and standard deviation of `top1` over the folds. overall: the share of all `photographs` that
-    were classified right by the model that was not trained on them. interval: its 95 % bootstrap interval.
+    runs: the folder of each run. top1: the top-1 accuracy of each run on its fold. mean, deviation: mean and standard
+    deviation of `top1`. overall: the share of all `photographs` that were classified right by the run that was not
+    trained on them. interval: the 95 % bootstrap interval of `overall`, (low, high).
     """
 
     folder: Path
@@ -65,7 +66,7 @@ class FoldsResult:
     photographs: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain data for `folds.json`."""
+        """Return the accuracies as JSON data, without the paths."""
         return {
             "top1": self.top1,
             "mean": self.mean,
@@ -81,10 +82,13 @@ def train_folds(
 ) -> FoldsResult:
     """Cross-validate: divide the train and val splits into `folds` parts, and train one model for each part.
 
-    Each model is validated on its part and trained on all other parts. `config` and `settings` are those of `train`.
-    The runs are written to `out`/TIME-MODEL-folds as fold-1, fold-2, …, and the predictions for all photographs to
-    `out_of_fold.npz` there. `resume` takes that folder, or "auto" for the newest unfinished one. `console`: prints the
-    progress. Raises UserError, and Stopped or KeyboardInterrupt as `train` does.
+    Each model is validated on its part and trained on all other parts. `config` and `settings` are those of `train`;
+    the setting `folds` is required. `console`: prints the progress.
+
+    The folder `out`/TIME-MODEL-folds gets the runs fold-1, fold-2, … and `out_of_fold.npz`: the prediction for each
+    photograph by the model that was not trained on it. To resume, set `resume` to this folder, or to "auto" for the
+    newest unfinished one. Raises UserError for invalid settings or data, Stopped after SIGTERM and KeyboardInterrupt
+    after Ctrl-C.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
@@ -98,7 +102,9 @@ def train_folds(
         if name in given:
             raise UserError(f"{name} = {given[name]}: --folds sets this for each fold; leave it out")
     if asked.refit:
-        raise UserError("refit would train on the fold that --folds validates on; leave it out, and refit a single run")
+        raise UserError(
+            "refit would train on the fold that --folds validates on; leave refit out, or refit a single run"
+        )
     folder, count, before = _find_started(asked)
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
@@ -108,7 +114,7 @@ def train_folds(
         changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
         done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
         if changed and done:
-            line = f"changed settings don't apply to {', '.join(done)}, already finished: {'; '.join(changed)}"
+            line = f"changed settings don't apply to {', '.join(done)}, which are finished: {'; '.join(changed)}"
             console.print(line, style="yellow")
     with StopRequest(STOPPING) as stop:
         shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
@@ -125,7 +131,7 @@ def is_folds_folder(path: str | Path | None) -> bool:
 
 
 def _explicit(config: TrainConfig) -> dict[str, Any]:
-    """Return only the settings that the user gave. Each fold's run chooses the others, such as the image size."""
+    """Return those settings that the user gave. Each fold's run chooses the others, such as the image size."""
     return lasting({name: each for name, each in config.plain().items() if name in config.model_fields_set})
 
 
@@ -227,7 +233,8 @@ class _Folds:
         )
         if missing := int((expected >= 0).sum()) - len(right):
             without = counted(missing, "photograph")
-            line = f"{without} without a prediction: left out as bad samples or by --limit-batches"
+            cause = "bad samples" if self.config.limit_batches is None else "--limit-batches"
+            line = f"{without} without a prediction, because of {cause}"
             self.console.print(line, style="yellow")
         _write(self.folder, self.count, _explicit(self.config), result.to_dict())
         write_predictions(
@@ -253,9 +260,9 @@ def _is_right(predictions: StoredPredictions) -> Any:
 
 
 def _find_started(asked: TrainConfig) -> tuple[Path | None, int, dict[str, Any]]:
-    """Return the folder of the folds to resume, the number of folds, and their settings.
+    """Return the folder of the folds to resume, the number of folds, and the settings that they were started with.
 
-    The folder is None if the folds are new.
+    Return None as the folder, and no settings, if new folds have to be started.
     """
     if asked.resume is None or asked.resume == "auto":
         found = _newest_unfinished(asked.out) if asked.resume else None

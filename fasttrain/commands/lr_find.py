@@ -53,9 +53,11 @@ def lr_find(
     """Train for `steps` steps while the learning rate grows exponentially from `start` to `end`, and suggest a rate.
 
     `config`, `model` and `settings` are those of `train`. A copy of the model is trained and discarded; no run is
-    created. The sweep ends early if the loss diverges: if its median over five steps exceeds four times the lowest such
-    median. `smoothing`: the width of the Gaussian that smooths the loss, in steps (see `smooth`). `picture`: a PNG file
-    to write. `console` shows the progress; None shows nothing. Raises UserError.
+    created. The sweep ends early if the loss diverges: if the median loss of the last five steps exceeds four times the
+    lowest median so far. `smoothing`: the width of the Gaussian that smooths the loss, in steps. `picture`: a PNG file
+    to write with the curve. `console`: shows the progress; None shows nothing.
+
+    Raises UserError for invalid settings or arguments, and if the loss diverges in the first steps.
     """
     picture = None if picture is None else user_path(picture)
     _check(start, end, steps, smoothing)
@@ -63,12 +65,14 @@ def lr_find(
         settings["model"] = model_name(model)
     asked = load_config(config, settings)
     if asked.resume is not None:
-        raise UserError(f"resume = '{asked.resume}': lr-find can't resume a run; leave it out")
+        raise UserError(f"resume = '{asked.resume}': lr-find can't resume a run; leave resume out")
     if asked.linear_probe:
-        raise UserError("linear_probe solves for the head without a learning rate; leave it out")
+        raise UserError("linear_probe solves for the head without a learning rate; leave linear_probe out")
     require_one_process("lr-find runs in one process")
     if (asked.gpus or 1) > 1:
-        raise UserError(f"gpus = {asked.gpus}: lr-find runs in one process; give --gpus 1, and that GPU's batch size")
+        raise UserError(
+            f"gpus = {asked.gpus}: lr-find runs in one process; give --gpus 1 and the batch size of one GPU"
+        )
     if picture is not None:
         require_picture(picture)
     console = console or make_console(quiet=True)

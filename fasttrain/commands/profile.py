@@ -46,9 +46,9 @@ def profile(
     """Run a few training steps as `train` would, measure their phases, and return the diagnosis.
 
     `config` and `settings` are those of `train`. `steps`: the number of steps to measure, after a few warm-up steps.
-    `picture`: a PNG file to write; no other file is created. `console` shows the progress; None shows nothing. With
-    `progressive` the steps have the final, greatest image size. Raises UserError as `train` does, and for settings
-    without training steps.
+    `picture`: a PNG file to write with the chart; no other file is created. `console`: shows the progress; None shows
+    nothing. With the setting `progressive` the steps have the last, greatest image size. Raises UserError for invalid
+    settings, and for `resume`, `linear_probe` and several `gpus`, which can't be profiled.
     """
     picture = None if picture is None else user_path(picture)
     console = console or make_console(quiet=True)
@@ -81,18 +81,20 @@ def profile(
 
 def _check(config: TrainConfig) -> None:
     if config.resume is not None:
-        raise UserError(f"resume = '{config.resume}': profile can't resume a run; leave it out")
+        raise UserError(f"resume = '{config.resume}': profile can't resume a run; leave resume out")
     if config.linear_probe:
-        raise UserError("linear_probe has no training steps to profile, as it solves for the head; leave it out")
+        raise UserError(
+            "linear_probe has no training steps to profile, as it solves for the head; leave linear_probe out"
+        )
     require_one_process("profile measures one process")
     if (config.gpus or 1) > 1:
         raise UserError(f"gpus = {config.gpus}: profile measures one process; give --gpus 1")
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:
-    """Return bf16 mixed precision to measure as well, if the device is a CPU with bf16 kernels; otherwise None.
+    """Return the autocast of bf16 if the step should be measured again in bf16. Otherwise return None.
 
-    Whether it is faster depends on the model and the image size.
+    It should on a CPU with fast bf16 if the settings ask for fp32: model and image size decide which one is faster.
     """
     config, device = parts.config, parts.device
     if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:

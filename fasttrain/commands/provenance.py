@@ -42,10 +42,10 @@ _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
 
 
 class Provenance:
-    """Collects the origin of a run: the command, the versions and the commit.
+    """Collects the origin of a run: the command, the package versions and the git commit of `folder`.
 
-    A thread calls git while the run's model and loaders are created. The run waits at most one second for git, and
-    continues without the commit if git is missing, slow or fails.
+    `folder`: by default the working folder. A thread calls git while the run's model and loaders are created. The run
+    waits at most one second for git, and continues without the commit if git is missing, slow or fails.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -56,7 +56,10 @@ class Provenance:
         self._thread.start()
 
     def to_dict(self, step: int) -> dict[str, Any]:
-        """Return the origin as plain data. `step` is the step at which this process starts or resumes the run."""
+        """Return the origin as JSON data, for `provenance.json`.
+
+        `step`: the optimizer step at which this process starts or resumes the run.
+        """
         self._thread.join(_WAIT_S)
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -78,7 +81,7 @@ class Provenance:
 
 
 def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return the MLflow tags for an origin that `Provenance.to_dict` has returned."""
+    """Return the MLflow tags that describe the origin `start`, a result of `Provenance.to_dict`."""
     git, command = start["git"], start["command"]
     words = shlex.split(command)
     program = words[1] if words[:1] == ["python"] else " ".join(words[:2])  # MLflow's page cuts a name at slashes
@@ -91,7 +94,10 @@ def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:
-    """Return the command line of this process, quoted for a shell, with passwords removed from URLs."""
+    """Return a command line, quoted for a shell, with passwords removed from URLs.
+
+    `arguments`: the program and its arguments; None stands for the command line of this process.
+    """
     given = list(sys.argv if arguments is None else arguments)
     own = Path(fasttrain.__file__).with_name("__main__.py")
     if given and (Path(given[0]).stem == "fasttrain" or Path(given[0]) == own):
@@ -102,7 +108,7 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of fasttrain, and of each package in `PACKAGES` that is installed."""
+    """Return the versions of fasttrain and of each installed package of `PACKAGES`, by name."""
     found = {"fasttrain": __version__}
     for name in PACKAGES:
         try:
@@ -113,7 +119,7 @@ def versions() -> dict[str, str]:
 
 
 def _find_commit(folder: Path, found: dict[str, Any]) -> None:
-    """Store in `found` the repository around `folder`, its commit, and whether its tracked files are unchanged.
+    """Store in `found` the repository around `folder` ("root"), its "commit", and "clean": no tracked file has changed.
 
     If git fails, store the reason as "problem".
     """

@@ -17,7 +17,11 @@ from fasttrain.text import counted
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of `push`: the names of the files, and the local `folder` or the `url` that they were written to."""
+    """The result of `push`: the names of the files, and where they are.
+
+    `folder`: the local folder if `push` was called with `out`, otherwise None. `url`: the repository's address on the
+    Hub if the files were uploaded, otherwise None.
+    """
 
     files: tuple[str, ...]
     folder: Path | None = None
@@ -32,15 +36,16 @@ def push(
     private: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> PushResult:
-    """Upload the model of the run folder `run` to the Hub's `repository`, "owner/name". Create it if it doesn't exist.
+    """Upload the model of the run folder `run` to the Hugging Face Hub.
 
+    `repository`: "owner/name"; it is created if it doesn't exist. `out`: write the files to this new or empty folder
+    instead, and upload nothing. `private`: make a new repository private. `say`: called with lines about the progress.
     `timm.create_model("hf-hub:owner/name", pretrained=True)` and transformers' `AutoModelForImageClassification` can
-    load it. `out`: write the files to this folder, and upload nothing. `private`: create a private repository. `say` is
-    called with lines about the progress. Raises UserError if the run hasn't finished, if its model isn't one of timm,
-    or if the Hub refuses the upload.
+    load the model. Raises UserError if the run hasn't finished, if its model isn't one of timm's, or if the upload
+    fails.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UserError(f"{repository} is not a repository; give it as OWNER/NAME")
+        raise UserError(f"{repository} is not the name of a repository; write OWNER/NAME")
     run = user_path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; give the folder of a finished run")
@@ -75,5 +80,5 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         reason = first_line(error)
         raise UserError(
             f"{repository}: the upload failed ({type(error).__name__}: {reason}); log in with `hf auth login` as a "
-            "user who may write there, or write the files with --out"
+            "user who may write to this repository, or write the files to a folder with --out"
         ) from error

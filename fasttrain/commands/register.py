@@ -28,9 +28,10 @@ _CODE = Path(fasttrain.__file__).parent / "tracking" / "mlflow_model.py"  # MLfl
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a model in MLflow's registry.
+    """A version of a registered model in MLflow.
 
-    `run_id`: the MLflow run of the model. `store`: the tracking URI of the MLflow store.
+    `name`, `version`: the name of the registered model and the version's number, from 1. `run_id`: the MLflow run of
+    the model. `store`: the tracking URI of the MLflow store, without a password.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """Return the model's URI for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+        """Return "models:/NAME/VERSION", for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
         return f"models:/{self.name}/{self.version}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,8 +51,8 @@ class Registered:
 def register(run: str | Path, name: str) -> Registered:
     """Log the model of the run folder `run` to its MLflow run, and register it as the next version of `name`.
 
-    The input of the model are the bytes of image files. Raises UserError if the run isn't tracked in MLflow, or if the
-    store refuses the model.
+    The registered model takes the bytes of image files. Raises UserError if the run isn't tracked in MLflow, if its
+    model was passed as an object that MLflow can't create again, or if MLflow's store refuses the model.
     """
     folder = RunFolder(user_path(run))
     set_environment()
@@ -74,19 +75,25 @@ def register(run: str | Path, name: str) -> Registered:
     except Exception as error:  # MLflow's, requests', the database's, OSError
         reason = first_line(error)
         raise UserError(
-            f"{run}: MLflow could not register it as '{name}' in {shown(uri)} ({reason}); check the name and the store"
+            f"{run}: MLflow could not register the model as '{name}' in {shown(uri)} ({reason}); check the name and "
+            "the store"
         ) from error
     return Registered(name, int(made.version), run_id, shown(uri))
 
 
 def _where(folder: Path) -> tuple[str, str]:
-    """Return the URI of the run's MLflow store, with its password, and the run's id. Raises UserError if untracked."""
+    """Return the URI of the run's MLflow store, with its password, and the run's id in MLflow.
+
+    Raises UserError if the run isn't tracked in MLflow, or not yet in the store.
+    """
     try:
         record = Record.load(folder / RECORD)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RECORD} can't be read ({error}); give another run folder") from None
+    if record is None and not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; give the folder of a finished run")
     if record is None:
-        raise UserError(f"{folder}: no {RECORD}, as the run was not tracked (--track none); train with --track mlflow")
+        raise UserError(f"{folder}: no {RECORD}, as the run was not tracked in MLflow; train with --track mlflow")
     configured = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
     if record.uri is None or record.run_id is None:
         raise UserError(

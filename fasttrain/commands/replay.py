@@ -14,10 +14,10 @@ _SHOWN = 64  # photographs on a sheet
 
 
 def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
-    """Repeat the step at which a run diverged, and return where values first became NaN or infinite.
+    """Repeat the step at which a run's loss became NaN or infinite, and return where this began.
 
-    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: where to write a picture of the batch, or
-    None for no picture. Raises UserError if no such step was saved.
+    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: an image file to write with the photographs
+    of the batch, or None for no picture. Raises UserError if the run has saved no such step.
     """
     path = find_diverged(user_path(where))
     saved = DivergedStep.load(path)
@@ -30,7 +30,7 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
 
 
 def _draw(saved: DivergedStep, found: Replay, path: Path) -> None:
-    """Draw the guilty batch into `path`, the conspicuous samples first."""
+    """Write a picture of the batch of the failed step to `path`, with the samples that caused the failure first."""
     images, labels, _ = saved.batches[-1]
     tried, classes = found.tried[-1], found.facts["classes"]
     keys = found.facts["keys"][-len(labels) :]

@@ -55,8 +55,8 @@ from fasttrain.training.warm_up import warm_up
 log = logging.getLogger("fasttrain")
 
 AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
-"""A function that is called with the record of each epoch, as in `TrainResult.history`. If it returns True, the run
-ends early."""
+"""A function that is called after each epoch with its record, as in `TrainResult.history`. It returns True to end the
+run early."""
 
 
 class Run:
@@ -97,7 +97,7 @@ class Run:
             self.console.print(f"no unfinished run to resume in {self.config.out}: starting a new run")
 
     def run(self) -> TrainResult:
-        """Train until the run ends, and return its result. Raises Stopped or KeyboardInterrupt if it is stopped."""
+        """Train until the run ends, and return its result. Raises Stopped (SIGTERM) or KeyboardInterrupt (Ctrl-C)."""
         handler = RunLog(self.folder.log, self._warn) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
@@ -161,7 +161,7 @@ class Run:
             self.parts.enter_features(self._stoppable, self._say)
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
-        """Load the checkpoint, and make the run's files match it: they may be of a later step, or of a finished run."""
+        """Load `checkpoint`, and make the run's files match it, as they may be of a later step or a finished run."""
         state, start = self.state, self.start
         state.load_state_dict(checkpoint, self.ranks)
         more_epochs = start.before is not None and self.config.epochs > start.before.epochs
@@ -237,7 +237,7 @@ class Run:
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """Yield the training step for an epoch with `images` photographs left. --profile traces the first epoch."""
+        """Yield the step function for an epoch with `images` photographs left, traced if --profile asks for it."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.parts.step
             return
@@ -270,7 +270,7 @@ class Run:
             self._save()
 
     def _stop(self, requested: signal.Signals) -> None:
-        """Save a checkpoint and raise KeyboardInterrupt or Stopped."""
+        """Save a checkpoint. Then raise KeyboardInterrupt if SIGINT was `requested`, otherwise Stopped."""
         self._save()
         line = f"saved {self.saving.wait()}; resume with: {self._resume_command()}"
         tell(self.console, "stopped", {"signal": requested.name, "folder": self.folder.path}, line)
@@ -279,7 +279,7 @@ class Run:
         raise Stopped(f"stopped by {requested.name}; {line}")
 
     def _resume_command(self) -> str:
-        """Return the command that resumes this run, or the Python call if the run got objects from Python."""
+        """Return the command that resumes this run, or a Python call if it got a model or callbacks from Python."""
         model = "" if self.start.model is None else ", model=…"
         if model or self.callbacks:
             callbacks = ", callbacks=[…]" if self.callbacks else ""
@@ -287,9 +287,9 @@ class Run:
         return f"fasttrain train --resume {self.folder.path}"
 
     def _stoppable(self, batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield `batches` unchanged, and stop the run between two of them if requested.
+        """Yield the `batches` of a validation unchanged. If the run is asked to stop, save it between two batches.
 
-        The epoch is then saved as trained, so a resumed run begins with its validation.
+        The checkpoint holds the epoch as trained, so a resumed run begins with the epoch's validation.
         """
         for batch in batches:
             if stop := self._agree().stop:

@@ -20,10 +20,11 @@ from fasttrain.training.state import TrainingState
 
 
 def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
-    """Restore the best epoch's weights into `state`. Return False if neither the checkpoint nor the folder has them.
+    """Restore the best epoch's weights into `state`. Return whether they were found.
 
-    A checkpoint contains them, unless an older version of fasttrain has written it. Then they are read from the folder,
-    unless `went_back`: the run resumes from an earlier step than that of the folder's files.
+    `state` holds them if it was loaded from a checkpoint of this version. For checkpoints of older versions they are
+    read from `folder`, unless `went_back`: the run resumes from an earlier step, and the folder's files are of a later
+    one.
     """
     if state.best is None and state.early_stopping.best_epoch >= 0:
         if state.at_end_of_epoch and state.early_stopping.best_epoch == state.epoch - 1:
@@ -46,7 +47,10 @@ def reset_best(state: TrainingState, main: bool) -> None:
 
 
 def restore_files(state: TrainingState, folder: RunFolder) -> None:
-    """Make the weights and the history in `folder` those of `state`. Raises OSError if they can't be written."""
+    """Write the best weights and the history of `state` to `folder`, or delete these files if `state` has none.
+
+    Raises OSError if a file can't be written.
+    """
     if state.best is None:
         folder.model.unlink(missing_ok=True)
     elif not _same(folder.read_weights(), state.best):
@@ -58,11 +62,12 @@ def restore_files(state: TrainingState, folder: RunFolder) -> None:
 
 
 def previous_tracking(start: RunStart) -> dict[str, Any]:
-    """Return the MLflow run that a resumed run is tracked in: "mlflow_run_id" and "journal" (the record's UUID).
+    """Return how a resumed run continues its tracking in MLflow, for `start_tracker`.
 
-    Both are None if a new MLflow run is needed: if the run goes back to an earlier checkpoint, as MLflow can't remove
-    later metrics, or if the experiment has changed. The old record is then set aside. "experiment", if present, is the
-    experiment of the old MLflow run, in which the new one is created.
+    "mlflow_run_id": the id of its MLflow run. "journal": the UUID of the record in its folder of what was sent. Both
+    are None for a new run. They are also None if a resumed run needs a new MLflow run: if the experiment has changed,
+    or if the run goes back to an earlier checkpoint, because MLflow can't remove later metrics. The old record is then
+    set aside. "experiment", if present: the experiment in which to create the new MLflow run.
     """
     checkpoint, before = start.checkpoint or {}, start.before
     # Checkpoints of all versions call the UUID of the record "journal".
@@ -85,9 +90,10 @@ def previous_tracking(start: RunStart) -> dict[str, Any]:
 def start_tracker(
     parts: RunParts, folder: Path, tracked: Mapping[str, Any], tags: Mapping[str, str], report: Callable[[str], None]
 ) -> NullTracker:
-    """Start the trackers of the run in `folder`. `tracked` is the result of `previous_tracking`.
+    """Start the trackers of the run in `folder`, and return one tracker that sends to all of them.
 
-    `report` is called with warnings. Ranks other than 0 get a tracker that does nothing.
+    `tracked`: the result of `previous_tracking`. `tags`: tags for the MLflow run. `report`: called with warnings. On
+    ranks other than 0, return a tracker that does nothing.
     """
     config, ranks = parts.config, parts.ranks
     if not ranks.main:

@@ -9,25 +9,28 @@ from fasttrain.training.state import HEAD
 class Timed:
     """Measures the speed of a run under `--minutes`, and decides when the run has to end.
 
-    Without `--minutes` it does nothing. Epochs that only fit the classifier to cached features have no planned speed:
-    they just end when time is up.
+    Without `--minutes` it does nothing. Epochs that fit only the classifier, on cached features, aren't planned. They
+    end when the time is up.
     """
 
     def __init__(self, parts: RunParts) -> None:
         self._parts, self._state, self._pace = parts, parts.state, parts.state.pace
 
     def begin(self) -> None:
-        """Exclude the time between the checkpoint and now from the measured speed."""
+        """Begin to measure the speed. The time that passed before, while the run started or resumed, doesn't count."""
         if self._pace is not None:
             self._pace.leave_out_start(self._elapsed())
 
     @property
     def done(self) -> bool:
-        """Return whether the planned training time is used up."""
+        """Return whether the training time of the plan is used up. False without `--minutes`."""
         return self._pace is not None and not self._solving and self._pace.done
 
     def before_epoch(self) -> bool:
-        """Update the plan before an epoch, unless the epoch is a resumed one. Return whether the run has to end now."""
+        """Update the plan, and return whether the run has to end before the next epoch.
+
+        The plan isn't updated if the epoch was interrupted and is resumed.
+        """
         if self._pace is None:
             return False
         if self._solving and not self._parts.head_is_trained:
@@ -38,7 +41,7 @@ class Timed:
         return self._pace.done and self._state.at_end_of_epoch
 
     def after_step(self) -> None:
-        """Measure the speed and update the plan, if that is due after this step."""
+        """Measure the speed and update the plan, if the next measurement is due. Call this after each step."""
         state, pace = self._state, self._pace
         if pace is not None and not self._solving and pace.due(state.step - state.phase_step):
             self._update()

@@ -57,15 +57,19 @@ def train(
 
     config: a `TrainConfig` or the path of a TOML file. settings: fields of `TrainConfig`, which take precedence over
     `config`. model: a name, your own nn.Module, or a function `(num_classes) -> nn.Module`. A module that you pass
-    holds the best epoch's weights at the end. callbacks: called in the given order. after_epoch: called on rank 0 with
-    the record of each epoch; True ends the run. tags: tags for MLflow's run. console: prints the run's output.
+    holds the best epoch's weights at the end. callbacks: called in the given order. after_epoch: called after each
+    epoch with its record, a dict as in `history.json`; if it returns True, the run ends. tags: tags for the MLflow run.
+    console: prints the run's output.
 
-    The setting `gpus` starts that many processes. These processes work on copies of `model` and `callbacks`;
-    `after_epoch` is called in the process that called `train`.
+    The result has the run's `folder`, the `history` with a record per epoch, the `best_epoch` (from 1) and the
+    `evaluation` of its weights on the test split, or on the validation split if there is no test split.
 
-    Raises UserError for errors that you can fix, Stopped after SIGTERM (resume with `resume="auto"`), and
-    KeyboardInterrupt after Ctrl-C. A checkpoint is saved before either, unless Ctrl-C is pressed twice. Under torchrun,
-    ranks above 0 raise SystemExit instead of UserError and Stopped.
+    With the setting `gpus` above 1, that many processes are started. They work on copies of `model` and `callbacks`,
+    and your objects are updated at the end. `after_epoch` is called in the process that called `train`.
+
+    Raises UserError for errors that you can fix, Stopped after SIGTERM, and KeyboardInterrupt after Ctrl-C. Before
+    Stopped and KeyboardInterrupt a checkpoint is saved, unless Ctrl-C is pressed twice; continue with `resume="auto"`.
+    Under torchrun, ranks above 0 raise SystemExit instead of UserError and Stopped.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
@@ -77,7 +81,10 @@ def train(
 
 
 def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
-    """Train as this process's rank. `started`: `train_here` started this process, and prints the message at Ctrl-C."""
+    """Train in this process, which may be one rank of several.
+
+    `started`: `train_here` has started this process as a rank, and prints the message at Ctrl-C itself.
+    """
     ranks = Ranks.of_environment()
     with ranks, StopRequest("" if started else STOPPING) as stop:
         return train_here(ranks, stop, file, settings, **options)
@@ -96,13 +103,14 @@ def train_here(
     after_epoch: AfterEpoch | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> TrainResult:
-    """Train one run with `ranks`, or start new ranks on this machine if the settings have more `gpus`.
+    """Train one run in this process, one of `ranks`. If the setting `gpus` is greater, start that many ranks instead.
 
-    The other arguments are those of `train` and `start_of_run`. Raises the same errors as `train`.
+    `stop`: says whether a signal has asked the run to stop. `file`: a TOML file of settings. `restarted`: the folder of
+    a run to continue if it was started before, or None. All other arguments, and the errors, are those of `train`.
     """
     start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.restarted_run()))
     if start.config.folds is not None:
-        raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
+        raise UserError(f"folds = {start.config.folds}: train() makes a single run; call fasttrain.train_folds instead")
     start = with_gpus_of(start, ranks)
     if console is None or not ranks.main:
         console = make_console(start.config.log_format, quiet=not ranks.main)
@@ -150,7 +158,7 @@ def _update_objects(
     callbacks: Sequence[Callback],
     console: Console,
 ) -> None:
-    """Copy the final state of rank 0's model and callbacks to the caller's own objects."""
+    """Update the caller's model and callbacks after a run in other processes, from the run's weights and `states`."""
     if isinstance(model, torch.nn.Module):
         RunFolder(result.folder).read_model(model)
     for callback, attributes in zip(callbacks, states, strict=True):
@@ -164,10 +172,10 @@ def _update_objects(
 
 
 def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
-    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with the final number.
+    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start`, perhaps without `gpus`.
 
-    torchrun's ranks take precedence over the `gpus` of a resumed run. Raises UserError if this machine has too few
-    GPUs, or if a given number differs from that of torchrun's ranks.
+    If a resumed run has a `gpus` that differs from the number of torchrun's ranks, it is replaced by None. Raises
+    UserError if this machine has too few GPUs, or if `gpus` was given now and differs from torchrun's ranks.
     """
     gpus = start.config.gpus
     if gpus is None:
@@ -194,9 +202,10 @@ def make_run(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> Run:
-    """Create the run: its parts and its folder. Print them. With the setting `minutes`, the time starts here.
+    """Return a run with its parts (data, loaders, model, optimizer) and its folder, and print a description.
 
-    Raises the errors of `make_parts`, `with_time_plan` and `require_callbacks`.
+    With the setting `minutes`, the time starts with this call. `after_epoch`, `tags` and `callbacks` are those of
+    `train`. Raises UserError, for instance if the data or the model can't be used with these settings.
     """
     if change := require_callbacks(callbacks, start.checkpoint):
         start = replace(start, changed=(*start.changed, change))
@@ -224,7 +233,10 @@ def _planned(start: RunStart, ranks: Ranks, began: float) -> tuple[RunStart, Tim
 
 
 def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
-    """Return the pace for `plan`, or for the plan in the checkpoint of a resumed run; None without `minutes`."""
+    """Return the pace that keeps the run within `minutes`, or None without this setting.
+
+    A resumed run continues the plan in its checkpoint, a new run follows `plan`.
+    """
     if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
         plan = resumed_plan(stored, parts.config, parts.steps_an_epoch)
     return None if plan is None else Pace(plan, began)

@@ -57,18 +57,20 @@ def tune(
 ) -> TuneResult:
     """Search with Optuna (TPE) for the learning rate, weight decay and batch size with the highest `val/top1`.
 
-    The value of a run is the `val/top1` of the epoch whose weights it keeps: the best by `monitor`. `config` and
-    `settings` are those of `train`.
+    Each trial is a run of `train` with `config` and `settings`, which are those of `train`. The value of a trial is the
+    `val/top1` of the epoch whose weights its run keeps, the best by the setting `monitor`.
 
-    trials: the total number of trials. The study is stored in `out`/study.db, and the same call continues it until it
-    has that many; a trial that was killed is resumed from its checkpoint. timeout: start no trial after this many
-    seconds. pruner: "median", "hyperband" or "none". learning_rate_range, weight_decay_range: (minimum, maximum).
-    batch_sizes: the sizes to choose from. The first trial uses the given settings, or the defaults of `train`, if they
-    are within these ranges.
+    trials: the total number of trials. The study is stored in `out`/study.db. The same call continues it until it has
+    so many trials, and resumes a trial that was killed from its checkpoint. timeout: start no trial after this many
+    seconds. pruner: ends bad trials early, "median", "hyperband" or "none". learning_rate_range, weight_decay_range:
+    (minimum, maximum), by default (1e-4, 0.1), for SGD (1e-3, 1), and (1e-6, 0.1). batch_sizes: the sizes to choose
+    from, by default 32, 64 and 128. The first trial uses the learning rate, weight decay and batch size of the settings
+    if all are within these ranges.
 
     The run of each trial is written to `out`/trials, with its output in `output.log`. In MLflow it is a child of the
-    study's run. console: shows the progress; None shows nothing. Raises UserError, and Stopped or KeyboardInterrupt as
-    `train` does.
+    study's run. console: shows the progress; None shows nothing. Return all trials and the best one, with the command
+    that trains with its settings. Raises UserError for invalid arguments, Stopped after SIGTERM and KeyboardInterrupt
+    after Ctrl-C.
     """
     require("tune", "tune", "optuna")
     if isinstance(config, TrainConfig):
@@ -110,11 +112,12 @@ class _Search:
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
         if self.shards.multi_label:
             raise UserError(
-                f"{config.data}: tune compares val/top1, which multi-label data doesn't have; compare runs of train"
+                f"{config.data}: tune compares val/top1, which multi-label data doesn't have; train several runs and "
+                "use `fasttrain compare`"
             )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
-        """Run trials until the study has `trials` of them, or `timeout` seconds have passed. Return the result."""
+        """Run trials until the study has `trials` trials, or `timeout` seconds have passed. Return the result."""
         began = time.monotonic()
         self.console.print(f"data: {self.config.data}, {photographs_of(self.shards)}", soft_wrap=True)
         self._enqueue_killed_trials()
@@ -136,13 +139,13 @@ class _Search:
         return result
 
     def _ended(self) -> list[optuna.trial.FrozenTrial]:
-        """Return the trials that have ended, without killed ones that a later trial continues."""
+        """Return the trials that have ended, but not those that were killed and that a later trial continues."""
         continued = {trial.user_attrs.get("continues") for trial in self.study.trials}
         ended = [trial for trial in self.study.trials if trial.state.is_finished() and trial.params]
         return [trial for trial in ended if trial.number not in continued]
 
     def _enqueue_killed_trials(self) -> None:
-        """Enqueue the trials that are marked as running. No other process works in this folder, so they were killed."""
+        """Enqueue all trials that are marked as running. They were killed, as no other process works in this folder."""
         import optuna
 
         for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -263,16 +266,16 @@ class _Search:
 
 
 def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """Return the number of a trial for the user.
+    """Return the number of a trial that the user sees. A resumed trial keeps the number of the killed one.
 
-    Optuna can't resume a killed trial, so it gives the resumed trial a new number. The user sees the first number.
+    Optuna can't resume a trial, so it gives the resumed trial a new number.
     """
     number: int = trial.user_attrs.get(_BEGUN_AS, trial.number)
     return number
 
 
 def _epochs_before(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of the epochs in the newest checkpoint in `folder`, which a killed trial has left."""
+    """Return the records of a killed trial's epochs, from the newest checkpoint in its `folder`."""
     runs = sorted(path.parent for path in folder.glob(f"*/{CHECKPOINTS}"))
     if not runs or not checkpoints_of(runs[-1]):
         return []
@@ -281,7 +284,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """Return the `val/top1` of the epoch whose weights `train` keeps: the last one that improved the metric."""
+    """Return the `val/top1` of the epoch whose weights `train` keeps: the last one that improved the `monitor`."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

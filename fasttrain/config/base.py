@@ -14,15 +14,18 @@ Switch = Annotated[
     Literal["auto", "on", "off"],
     BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
 ]
-"""auto, on or off. True and False are also accepted."""
+"""The values "auto", "on" and "off". True and False are accepted for "on" and "off"."""
 
 
 class Settings(BaseModel):
-    """Base of the groups. Instances are immutable, and unknown settings raise a validation error."""
+    """Base class of the groups of settings. Instances are immutable.
+
+    Raises pydantic.ValidationError for an unknown setting or an invalid value.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def changed(self, names: Iterable[str]) -> list[str]:
-        """Return those settings among `names` that were set to another value than their default."""
+        """Return those of `names` whose settings were given with a value that differs from the default."""
         fields = type(self).model_fields
         return [name for name in names if name in self.model_fields_set and getattr(self, name) != fields[name].default]

@@ -16,9 +16,9 @@ CROP_PCT = 224 / 256
 class Geometry:
     """Describes how evaluation turns a photograph into a square of `image_size` px, the model's input.
 
-    `resize_mode`: "crop" uses the centre square, whose side is `crop_pct` (0 to 1) of the photograph's short side.
-    "squash" uses the entire photograph and changes its aspect ratio. "letterbox" keeps the ratio and fills the rest
-    with grey. `interpolation`: the resizing filter.
+    `resize_mode`: "crop" uses the centre square, whose side is the share `crop_pct` (0 to 1) of the photograph's short
+    side. "squash" uses the entire photograph and changes its aspect ratio. "letterbox" uses the entire photograph,
+    keeps its aspect ratio and fills the rest of the square with grey. `interpolation`: the resizing filter.
     """
 
     image_size: int

@@ -112,7 +112,7 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """Return the geometry of evaluation. Call this after interpolation = "auto" was replaced by a filter."""
+        """Return how evaluation resizes and crops photographs. `interpolation` must name a filter, not be "auto"."""
         assert self.interpolation != "auto"
         return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
@@ -225,8 +225,8 @@ class OptimizationSettings(Settings):
     warmup_epochs: float = Field(
         LONGEST_WARMUP,
         ge=0,
-        description="cosine only: epochs in which the learning rate first rises linearly; if not given, a tenth of a "
-        "run without head_epochs at most",
+        description="cosine only: epochs in which the learning rate first rises linearly; if not given, half an epoch, "
+        "but without head_epochs at most a tenth of the run",
     )
     patience: int = Field(2, ge=0, description="plateau only: epochs without improvement before the rate is lowered")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau only: factor by which the rate is lowered")
@@ -386,7 +386,10 @@ class RunSettings(Settings):
 
     @property
     def given_experiment(self) -> str | None:
-        """Return the MLflow experiment that the user gave. None leaves the choice to MLflow's environment variables."""
+        """Return the name of the MLflow experiment if the user gave one, otherwise None.
+
+        If it is None, MLflow's environment variables decide.
+        """
         return self.experiment if "experiment" in self.model_fields_set else None
 
     @field_validator("out", "resume", mode="after")

@@ -11,7 +11,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 def check_interpolation(name: Any) -> Interpolation:
-    """Return `name` if it is a filter; raise UserError otherwise."""
+    """Return `name`. Raises UserError if it is not the name of a filter."""
     if name not in (known := get_args(Interpolation)):
         raise UserError(f"interpolation = {name!r} is not one of {', '.join(known)}")
     checked: Interpolation = name

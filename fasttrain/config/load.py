@@ -21,7 +21,7 @@ else:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read the settings from a TOML file. Raises UserError if it is missing, not TOML or not text."""
+    """Return the settings in the TOML file `path`, unchecked. Raises UserError if it can't be read or isn't TOML."""
     try:
         return tomllib.loads(read_text(user_path(path)))
     except OSError as error:
@@ -31,17 +31,21 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def load_config(config: TrainConfig | str | Path | None, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return `config`, a `TrainConfig` or the path of a TOML file, updated with `settings`. Raises UserError."""
+    """Return the settings in `config`, updated with `settings`.
+
+    `config`: a `TrainConfig`, the path of a TOML file, or None for the defaults. Raises UserError if the file can't be
+    read, or if a setting is unknown or invalid.
+    """
     if isinstance(config, TrainConfig):
         return resolve(config.model_dump(exclude_unset=True), settings)
     return resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
 
 
 def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
-    """Merge the layers and validate the result. Later layers take precedence, and a value of None means "not given".
+    """Merge dictionaries of settings and validate the result.
 
-    Raises UserError if a setting is unknown or invalid. The message names `origin`, the setting, its value and the
-    nearest valid one.
+    Later layers take precedence, and a value of None means "not given". Raises UserError if a setting is unknown or
+    invalid. Its message begins with `origin`, and has the setting, its value and the nearest valid one.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -58,7 +62,7 @@ def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first error of a validation as one line, with the nearest valid setting or value."""
+    """Return the first problem in `error` as one line, with the nearest valid setting or value if there is one."""
     detail = error.errors()[0]
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"]:

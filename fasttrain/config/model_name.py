@@ -1,5 +1,7 @@
-"""Names of models: a name of timm, the import path of the user's function, or "NAME()" for an object passed from
-Python."""
+"""Names of models in the settings: timm's name, the import path of the user's function, or "NAME()".
+
+"NAME()" stands for an object that was passed from Python and can't be created from its name.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ _OBJECT = "()"  # the end of an object's name; no timm name and no import path e
 
 
 def import_path(name: str) -> tuple[str, str] | None:
-    """Split "package.module:function" into (module, attribute). Return None if `name` is not an import path."""
+    """Return ("package.module", "function") for the import path "package.module:function". Otherwise return None."""
     found = _IMPORT_PATH.fullmatch(name)
     return (found[1], found[2]) if found else None
 
 
 def is_object(name: str) -> bool:
-    """Return whether `name` belongs to a model that was passed as an object and can't be created from its name."""
+    """Return whether `name` is "NAME()", a model that was passed as an object and can't be created from its name."""
     return name.endswith(_OBJECT)
 
 
 def is_own(name: str) -> bool:
-    """Return whether `name` is a model of the user's own, not one of timm."""
+    """Return whether `name` is a model of the user's own: an import path, or "NAME()" for a passed object."""
     return is_object(name) or import_path(name) is not None
 
 

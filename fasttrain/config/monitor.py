@@ -10,10 +10,10 @@ MonitorName = Literal["val_loss", "top1", "macro_f1", "map", "auto"]
 
 @dataclass(frozen=True)
 class Monitor:
-    """A metric that can choose the best epoch.
+    """A validation metric that can choose the best epoch.
 
-    `metric` is its attribute of an `Evaluation`, `field` its key in an epoch's record, `title` its description, `short`
-    its name in an epoch's lines in a terminal.
+    `metric`: the name of its attribute in an `Evaluation`. `field`: its key in the record of an epoch, as in
+    `history.json`. `title`: its description in words. `short`: its name in the lines that a run prints.
     """
 
     metric: str
@@ -23,11 +23,11 @@ class Monitor:
     short: str
 
     def of(self, evaluation: Any) -> float:
-        """Return the value of the metric in `evaluation`, an `Evaluation` or a `SetEvaluation`."""
+        """Return the value of the metric in `evaluation`, an `Evaluation` or (multi-label) a `SetEvaluation`."""
         return float(getattr(evaluation, self.metric))
 
     def measured_by(self, evaluation: type) -> bool:
-        """Return whether the dataclass `evaluation` has this metric."""
+        """Return whether the class `evaluation`, which is `Evaluation` or `SetEvaluation`, has this metric."""
         return self.metric in {each.name for each in fields(evaluation)}
 
     def is_better(self, value: float, than: float) -> bool:

@@ -11,9 +11,9 @@ from fasttrain.config.schema import NEEDS_STEPS, TrainConfig
 
 
 class NoEffect(NamedTuple):
-    """A rule: the settings `names` have no effect if `applies` returns True for the run.
+    """A rule: the settings `names` have no effect if `applies` returns True for a run's settings.
 
-    `cause` is the setting that makes them useless, `why` the explanation for the user.
+    `cause`: the setting that makes `names` useless. `why`: the explanation for the user.
     """
 
     names: tuple[str, ...]
@@ -41,8 +41,8 @@ _RULES = (
         lambda run: run.scheduler != "cosine" and run.warmup_epochs > 0,
         "only cosine has a warm-up",
     ),
-    NoEffect(("patience", "factor"), "scheduler", lambda run: run.scheduler != "plateau", "only plateau uses them"),
-    NoEffect(("focal_gamma",), "loss", lambda run: run.loss != "focal", "only the focal loss uses it"),
+    NoEffect(("patience", "factor"), "scheduler", lambda run: run.scheduler != "plateau", "only plateau uses these"),
+    NoEffect(("focal_gamma",), "loss", lambda run: run.loss != "focal", "only the focal loss uses this"),
     NoEffect(
         ("teacher_temperature", "teacher_weight"), "teacher", lambda run: run.teacher is None, "there is no teacher"
     ),
@@ -57,9 +57,10 @@ _RULES = (
 
 
 def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
-    """Return (cause, warning) pairs for the settings that the user has changed without any effect on the run.
+    """Return a pair (cause, warning) for each group of settings that the user has changed without effect on the run.
 
-    Each setting is named at most once. Values that the recipe has chosen are ignored.
+    The cause is the setting that makes the group useless. The warning explains why and lists the group's values. Each
+    setting is in at most one group. Values that the recipe has chosen are ignored.
     """
     given = config.plain()
     recipe = recipe_of(given)
@@ -78,7 +79,7 @@ def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
 
 
 def _has_momentum(optimizer: str) -> bool:
-    """Return whether timm passes `momentum` to the optimizer of this name. True for a name unknown to timm."""
+    """Return whether timm passes `momentum` to the optimizer of this name, or True if timm doesn't know the name."""
     from timm.optim import get_optimizer_info, list_optimizers
 
     kind = optimizer.lower().removeprefix("lookahead_")

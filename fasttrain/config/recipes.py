@@ -1,5 +1,4 @@
-"""`--recipe`: sets of defaults that suit each other. Settings of the user, in TOML or on the command line, take
-precedence."""
+"""`--recipe`: sets of defaults that suit each other. Settings that the user gives take precedence."""
 
 from __future__ import annotations
 
@@ -44,22 +43,22 @@ RECIPES = tuple(_RECIPES)
 
 
 def recipe_of(given: Mapping[str, Any]) -> str | None:
-    """Return the recipe that `given` names, or "fast" if no recipe but `minutes` is given. Otherwise return None.
+    """Return the recipe that the settings `given` name. If they name none but have `minutes`, return "fast".
 
-    Return None also for an unknown recipe: the validation of the settings reports it.
+    Return None if they have neither, or if the recipe is unknown, which the validation of the settings reports.
     """
     name = given.get("recipe") or (_TIMED if given.get("minutes") is not None else None)
     return name if name in RECIPES else None
 
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the recipe `name`, one of `RECIPES`, given the settings in `given`.
+    """Return the defaults of the recipe `name`, one of `RECIPES`, for a run with the settings `given`.
 
-    These exceptions depend on the given settings. A linear probe uses no recipe. Layer decay is only for pretrained
-    weights. TrivialAugment replaces RandAugment. Strong augmentation and layer decay need at least 20 epochs.
-    `minutes` chooses the epochs itself, and switches off compiling, which would take a minute or more for each image
-    size. Without flips in training, mirror images aren't averaged. With `head_epochs` or `minutes`, accuracy chooses
-    the best epoch, not the loss: label smoothing raises the loss even while accuracy improves.
+    Some defaults depend on `given`. With `linear_probe` there are none. Layer decay is only a default if the weights
+    are pretrained, RandAugment only without TrivialAugment, and flip averaging (`tta`) only with flips in training.
+    Strong augmentation and layer decay need at least 20 epochs. With `minutes` there is no default of `epochs`, and
+    compiling is off, because it takes a minute or more for each image size. With `head_epochs` or `minutes`, the best
+    epoch is chosen by accuracy, because label smoothing can raise the loss while the accuracy improves.
     """
     if given.get("linear_probe"):
         return {}

@@ -14,9 +14,10 @@ from fasttrain.errors import UserError
 
 
 class OnResume(Enum):
-    """The kinds of rules for a setting that is changed when a run is resumed.
+    """The kinds of rules for a setting that is given when a run is resumed.
 
-    The value is the title of the explanations in the documentation.
+    `EFFECT`: the new value takes effect. `FIXED`: the setting can't change. `CALL`: the setting applies to one call
+    only. The enum's values are the headings of the documentation's tables.
     """
 
     EFFECT = "how the new value takes effect"
@@ -26,10 +27,10 @@ class OnResume(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """The rule for one setting.
+    """The rule for one setting when a run is resumed.
 
-    explanation: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
-    may_change: called with the old and the new value of a `FIXED` setting, returns True for an allowed exception.
+    explanation: how the new value takes effect; if `kind` is `FIXED`, why it can't change and what to do instead.
+    may_change: called with the old and the new value of a `FIXED` setting. It returns True if this change is allowed.
     """
 
     kind: OnResume
@@ -48,7 +49,7 @@ def _call(explanation: str) -> Rule:
 _NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
 _EVALUATED = f"epochs can't be compared if validation sees other parts of the photographs; {_NEW_RUN}"
 _AUGMENTED = "from the next batch on"
-_MOMENTS = "the moments of the parameters that trained before are kept"
+_MOMENTS = "the optimizer keeps its moments of the parameters that trained before"
 
 RULES: dict[str, Rule] = {
     # data
@@ -117,15 +118,17 @@ RULES: dict[str, Rule] = {
     "head_epochs": Rule(OnResume.FIXED, f"the optimizer and the schedule start after these epochs; {_NEW_RUN}"),
     "batch_size": _effect("auto keeps the number that the run was started with"),
     "grad_accumulation": _effect(),
-    "optimizer": _effect("its moments begin at zero"),
-    "learning_rate": _effect("plateau: it becomes the current rate; cosine and one-cycle are scaled to it"),
+    "optimizer": _effect("the new optimizer's moments begin at zero"),
+    "learning_rate": _effect(
+        "plateau: the new value becomes the current rate; cosine and one-cycle are scaled to the new value"
+    ),
     "weight_decay": _effect(),
     "layer_decay": _effect(_MOMENTS),
     "momentum": _effect(),
     "scheduler": _effect(
         "cosine and one-cycle start at the current part of the run, plateau and constant at the learning rate"
     ),
-    "warmup_epochs": _effect("as if the run had been started with it"),
+    "warmup_epochs": _effect("as if the run had been started with the new value"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
     "monitor": Rule(
@@ -150,7 +153,9 @@ RULES: dict[str, Rule] = {
     "clip_grad": _effect(),
     "sam": _effect("from the next step on"),
     "ema_decay": _effect("if switched on, the average starts with the current weights"),
-    "average": _effect("of the earlier epochs only those in the checkpoint count, among them always the best one"),
+    "average": _effect(
+        "of the earlier epochs, only those whose weights are in the checkpoint can be averaged, among them the best one"
+    ),
     "refit": Rule(
         OnResume.FIXED,
         "it needs the run's initial weights, which are kept from the start or not at all; start a new run",
@@ -184,22 +189,22 @@ RULES: dict[str, Rule] = {
     "run_name": _call("renames the MLflow run"),
     "track": _effect("a tracker that is added gets the epochs so far, too"),
 }
-"""The rule of each field of `TrainConfig`, in the same order."""
+"""The rule of each field of `TrainConfig`, in the order of the fields."""
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return `settings` without those that apply to one call only.
+    """Return `settings` without those that apply to one call only, such as `resume`.
 
-    This is the form in which a run's folder, its checkpoints and MLflow store them.
+    A run's folder, its checkpoints and MLflow store the settings in this form.
     """
     return {name: each for name, each in settings.items() if name not in RULES or RULES[name].kind != OnResume.CALL}
 
 
 def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str, ...]:
-    """Return the settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
+    """Return a line "name: old -> new" for each setting that differs between a checkpoint and the run that resumes it.
 
-    `then` are the settings in `checkpoint`, `now` those of the resumed run. Raises UserError for the first setting that
-    can't change.
+    `then`: the settings in `checkpoint`. `now`: the settings of the resumed run. Raises UserError for the first setting
+    that can't change.
     """
     before, after = lasting(then.plain()), lasting(now.plain())
     changed = []
@@ -216,10 +221,10 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
 
 
 def tables() -> list[str]:
-    """Return the tables of docs/how-to/resume.md in Markdown: one for each kind of rule.
+    """Return the tables of docs/how-to/resume.md in Markdown, one for each kind of rule.
 
-    Settings with the same explanation share a row. The fix that most settings have in common is left out, because the
-    page gives it above the table.
+    Settings with the same explanation share a row. The advice to start a new run is left out, because the page gives it
+    above the table.
     """
     found = []
     for kind in OnResume:

@@ -86,8 +86,8 @@ class TrainConfig(
             )
         if self.linear_probe and is_own(self.model):
             raise ValueError(
-                f"linear_probe works with timm's models only, not with model = {self.model}; freeze its layers in your "
-                "function instead"
+                f"linear_probe works with timm's models only, not with your own model = {self.model}; freeze layers in "
+                "your function instead"
             )
         if self.linear_probe and (changed := self.changed(NEEDS_PIXELS)):
             name = changed[0]
@@ -99,12 +99,18 @@ class TrainConfig(
 
     @property
     def monitored(self) -> Monitor:
-        """Return the metric that chooses the best epoch. For "auto" this is top1 until the data is known."""
+        """Return the metric that chooses the best epoch.
+
+        For "auto" it is top1, until a run on multi-label data replaces "auto" by "map".
+        """
         return MONITORS["top1" if self.monitor == "auto" else self.monitor]
 
     @property
     def freezes_statistics(self) -> bool:
-        """Return whether BatchNorm's running statistics stay fixed while the entire model trains."""
+        """Return whether BatchNorm's running statistics stay fixed while the entire model trains.
+
+        They do if `freeze_bn` is "on", or if it is "auto" and `head_epochs` is above 0.
+        """
         return self.freeze_bn == "on" or (self.freeze_bn == "auto" and self.head_epochs > 0)
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:

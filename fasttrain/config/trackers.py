@@ -1,4 +1,4 @@
-"""The names of the trackers. To add a tracker, write its module and add a line to `TRACKERS`."""
+"""The names of the trackers, such as MLflow. To add a tracker, write its module and add a line to `TRACKERS`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class Trackers(ParsedValue):
-    """The trackers of a run, by name and without repetition.
+    """The trackers of a run, to which its metrics are sent: their `names`, without repetition.
 
-    Written "mlflow", "mlflow,tensorboard" or "none"; true means MLflow, false means none.
+    Written "mlflow", "mlflow,tensorboard" or "none". True stands for "mlflow", False for "none".
     """
 
     names: tuple[str, ...]
@@ -38,8 +38,9 @@ class Trackers(ParsedValue):
         for name in names:
             if name not in TRACKERS:
                 known = [*TRACKERS, _NONE]
-                alone = " alone" if name == _NONE else ""
-                raise InvalidValue(f"track = '{text}': give {', '.join(known)}{alone}{nearest(name, known)}")
+                if name == _NONE:
+                    raise InvalidValue(f"track = '{text}': 'none' can't be combined with trackers; leave 'none' out")
+                raise InvalidValue(f"track = '{text}': '{name}' is not one of {', '.join(known)}{nearest(name, known)}")
         return cls(names)
 
     def canonical(self) -> str:

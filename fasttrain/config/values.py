@@ -23,15 +23,18 @@ _LARGEST_SIDE = 2048  # px
 
 
 class InvalidValue(UserError, ValueError):
-    """Raised for a setting that can't be parsed or is out of range. It is also a ValueError, as pydantic requires."""
+    """Raised for a setting that can't be parsed or is out of range.
+
+    It is a ValueError because pydantic requires one of its validators.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedValue(ABC):
     """Base class of settings that are parsed from a string.
 
-    `text` is what the user wrote. It is shown and saved, but `==` ignores it. A pydantic field of such a type accepts a
-    string or an instance, and is dumped as `plain()`.
+    `text` is what the user wrote. It is shown and saved, but `==` ignores it. A pydantic field of a subclass accepts an
+    instance, or a value to parse, and is dumped as the result of `plain`.
     """
 
     text: str = field(default="", compare=False, repr=False)
@@ -42,22 +45,25 @@ class ParsedValue(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: Any) -> Self:
-        """Return the value written as `text`, of a type in `written_as`. Raises InvalidValue if it can't be parsed."""
+        """Return the value that `text` describes. Raises InvalidValue if it can't be parsed or is out of range.
+
+        `text`: of one of the types `written_as`, usually str.
+        """
 
     @abstractmethod
     def canonical(self) -> str:
-        """Return the string that describes this value. It is used for a value that was not parsed from a string."""
+        """Return a string that `parse` turns into this value. It is shown if the user didn't write one."""
 
     def __str__(self) -> str:
         return self.text or self.canonical()
 
     def plain(self) -> str | int:
-        """Return the value as plain data for TOML and JSON, which `parse` accepts again."""
+        """Return the value as a str or int for TOML and JSON, which `parse` turns into this value again."""
         return str(self)
 
     @classmethod
     def of(cls, given: str | Self | None) -> Self | None:
-        """Return `given`, parsed if it is a string. Raises InvalidValue if it can't be parsed."""
+        """Return `given` itself, or parse it if it is a string. Raises InvalidValue if it can't be parsed."""
         return cls.parse(given) if isinstance(given, str) else given
 
     @classmethod
@@ -222,11 +228,14 @@ LONGEST_WARMUP = 0.5  # epochs
 
 
 def usual_warmup(epochs: float, *, head_first: bool) -> float:
-    """Return in how many of the `epochs` of the entire model the learning rate rises, unless the user says so.
+    """Return the default of `warmup_epochs`: how many epochs long the learning rate rises at the start.
 
-    It is half an epoch, but at most a tenth of the run. EfficientNet-Lite0 on photographs of clothing reached 77 %
-    after a single epoch with a tenth, and 64 % with half of it (one seed). `head_first`: the classifier is fitted
-    before. Then it is half an epoch in short runs, too, because large steps at the start destroy the features that the
-    classifier was fitted to: 87 % after a single epoch, and 84 % with a tenth.
+    `epochs`: the number of epochs in which the entire model trains. The warm-up takes half an epoch, but at most a
+    tenth of `epochs`. EfficientNet-Lite0 on photographs of clothing reached 77 % in a run of one epoch with a warm-up
+    of a tenth, and 64 % with half an epoch (one seed).
+
+    `head_first`: the classifier is fitted before the entire model trains. The warm-up then takes half an epoch even in
+    short runs, because large steps at the start destroy the features that the classifier was fitted to. The same run
+    reached 87 % with half an epoch, and 84 % with a tenth.
     """
     return min(LONGEST_WARMUP, epochs if head_first else epochs / 10)

@@ -29,10 +29,12 @@ _BATCH = 32
 class Accuracy:
     """The accuracies of the model and of the exported file on the same photographs of the validation split.
 
-    `measure`: "top1", or for a multi-label model "exact match", the share of photographs whose set of classes is
-    predicted exactly. `photographs`: the number of photographs. `model`, `exported`: the accuracies, in [0, 1].
-    `difference`: the file's accuracy minus the model's, in [-1, 1]. The intervals are 95 % bootstrap intervals; the
-    interval of the difference is paired, as in `difference_interval`.
+    `measure`: the kind of accuracy, "top1", or for a multi-label model "exact match", the share of photographs whose
+    set of classes is predicted exactly. `photographs`: their number. `model`: the model's accuracy, in [0, 1].
+    `exported`: the file's accuracy, in [0, 1]. `difference`: `exported` minus `model`, in [-1, 1].
+
+    Each `..._interval` is a 95 % bootstrap interval, (low, high). `difference_interval` is paired: each resample holds
+    the same photographs for model and file.
     """
 
     measure: str
@@ -46,9 +48,10 @@ class Accuracy:
 
 
 def labelled_shards(data: str | Path | None, spec: ModelSpec) -> ShardSet | None:
-    """Return the shards `data` if the accuracy of the model that `spec` describes can be measured on them.
+    """Return the shards `data`, if the accuracy of the model that `spec` describes can be measured on them.
 
-    Returns None if `data` isn't a folder or URL of shards, or has classes that the model doesn't know.
+    Return None if `data` isn't a folder or URL of shards, if it has classes that the model doesn't know, or if only one
+    of data and model is multi-label.
     """
     if data is None or not (is_url(data) or (user_path(data) / MANIFEST).exists()):
         return None
@@ -58,10 +61,10 @@ def labelled_shards(data: str | Path | None, spec: ModelSpec) -> ShardSet | None
 
 
 def measure_accuracy(shards: ShardSet, spec: ModelSpec, model: Run, exported: Run) -> Accuracy | None:
-    """Measure the accuracy of `model` and of the file `exported` on the validation split of `shards`.
+    """Measure the accuracies of `model` and of `exported`, which runs the file, on the split "val" of `shards`.
 
     Both functions take pixels, uint8 [n, H, W, 3], and return logits, float32 [n, classes]. At most 2,000 photographs,
-    evenly spaced in the split, are used. Returns None if the split is empty.
+    evenly spaced in the split, are used. Return None if the split is empty.
     """
     ids = shards.ids("val")
     ids = ids[evenly(len(ids), _MOST)]

@@ -25,19 +25,19 @@ def inferring(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
 
 
 Metadata = Mapping[str, Any]
-"""A description of the model for `json.dumps`: class names, image_size, mean, std, input and output."""
+"""A description of the model, which can be written as JSON: class names, image_size, mean, std, input and output."""
 
 METADATA = "metadata.json"
 """The name of the file in which archive formats store the metadata."""
 
 
 def as_text(value: Any) -> str:
-    """Return a value of the metadata as a string: a string unchanged, anything else as JSON."""
+    """Return a value of the metadata as text. A string is returned unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def from_text(text: str) -> Any:
-    """Return the value from which `as_text` made `text`."""
+    """Return the value in `text`: the parsed JSON, or `text` itself if it isn't JSON. It reverses `as_text`."""
     try:
         return json.loads(text)
     except ValueError:
@@ -49,36 +49,35 @@ class Format(ABC):
 
     suffix: ClassVar[str]
     runtime: ClassVar[str]
-    """The name of the library that runs the file, for messages."""
+    """The name of the library that runs the file, for tables and messages."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """The packages that the format imports."""
+    """The import names of the packages that writing or running a file needs."""
 
     extra: ClassVar[str] = "export"
     """The extra of fasttrain that installs these packages."""
 
     tolerance: ClassVar[float] = 1e-3
-    """The most that a logit of the file may differ from the model's, as a share of the greatest logit."""
+    """The default of `export`'s `tolerance`: the greatest difference of a logit, as a share of the greatest logit."""
 
     unchecked: ClassVar[str | None] = None
-    """Why the file can't be run on this machine, in which case it isn't compared with the model."""
+    """Why this machine can't run files of the format; None if it can. If it can't, file and model aren't compared."""
 
     calibration: ClassVar[int] = 0
-    """The number of training photographs from which `write` chooses the ranges of integers, or 0."""
+    """The number of training photographs from which `write` chooses the ranges of integers; 0 for a float format."""
 
     @abstractmethod
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        """Write `model` and `metadata` to the file `path`. The file accepts any number of images.
+        """Write `model` and `metadata` to the file `path`.
 
-        `model`: in eval mode, on the CPU. `examples`: inputs of the model, [n, ...], with n at least 2. If
-        `calibration` isn't 0, n is that number, or less if the data has fewer photographs. A format may add to the
-        metadata, for instance the layers that stay in floating point. Raises UserError if the model can't be converted
-        to the format.
+        `model`: in eval mode, on the CPU. `examples`: inputs of the model, [n, ...]: n is `calibration`, or less if the
+        data has fewer photographs, and 2 for a float format. A format may add entries to the metadata, for instance the
+        layers that stay in floating point. Raises UserError if the model can't be converted to the format.
         """
 
     @abstractmethod
     def open(self, path: Path, threads: int) -> Run:
-        """Return a function that runs the file at `path` with `threads` CPU threads."""
+        """Return a function that runs the file at `path` with `threads` CPU threads, for any number of images."""
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:

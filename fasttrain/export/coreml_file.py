@@ -25,8 +25,8 @@ _CONVERTER = "com.github.apple.coremltools."  # begins the names of what the con
 class CoreMl(Format):
     """A zipped `.mlpackage` with the output `logits`. Weights and arithmetic are float16.
 
-    The input `images` is a picture if the model takes uint8 pixels, and otherwise an array of normalized floats. The
-    metadata are `user_defined_metadata`: strings as they are, other values as JSON.
+    The input `images` is one picture. With `export(input="float")` it is an array of normalized floats, [1, 3, H, W].
+    The package's `user_defined_metadata` holds the metadata: strings unchanged, other values as JSON.
     """
 
     suffix = ".mlpackage.zip"
@@ -74,7 +74,7 @@ class CoreMl(Format):
             shutil.copyfile(archive, path)
 
     def open(self, path: Path, threads: int) -> Run:
-        raise UserError(f"{path}: {self.unchecked}; run it on a Mac")
+        raise UserError(f"{path}: Core ML runs on macOS only; run the file on a Mac")
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         with quietly(), tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
@@ -88,7 +88,7 @@ class CoreMl(Format):
 
 
 class _FromPicture(torch.nn.Module):
-    """Wraps `model`, which takes [n, H, W, 3]. The wrapper takes Core ML's pictures, float32 [1, 3, H, W]."""
+    """Makes `model`, which takes [n, H, W, 3], accept a picture as Core ML passes it, float32 [1, 3, H, W]."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

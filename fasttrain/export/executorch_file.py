@@ -18,7 +18,7 @@ _MOST = 15  # photographs at once: memory is planned in advance, and lowering a 
 
 
 class ExecuTorch(Format):
-    """The ExecuTorch format. The file's method `forward` returns the logits, `metadata` the metadata as JSON."""
+    """The ExecuTorch format. The file's method `forward` returns the logits; its method `metadata` returns JSON."""
 
     suffix = ".pte"
     runtime = "ExecuTorch"

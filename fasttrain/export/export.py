@@ -35,14 +35,18 @@ INPUTS = ("uint8", "float")
 class ExportResult:
     """An exported file and its comparison with the model.
 
-    `path`: the file. `bytes`: its size, with weights in further files. `model_bytes`: the size of the model's weights.
-    `metadata`: see `metadata_of`. `photographs`: the number of photographs on which file and model were compared.
-    `source`: a phrase that says where these come from. `max_difference`: the greatest absolute difference between a
-    logit of the file and of the model. `max_logit`: the model's greatest absolute logit. `same_top1`: the number of
-    photographs with the same likeliest class. `accuracy`: None if the data has no labels for the model. `runtime`: the
-    library that runs the file. `threads`: the number of CPU threads used for `speeds`. `unchecked`: why the file could
-    not be run here, or None if it was run. Without a run `photographs` is 0, the differences are None, and there is
-    neither an accuracy nor a speed.
+    `path`: the file. `bytes`: its size, including further files with its weights. `model_bytes`: the size of the
+    model's weights. `metadata`: the file's description of its classes, input and output (see `metadata_of`).
+
+    `photographs`: the number of photographs on which file and model were compared. `source`: a phrase that says where
+    these come from. `max_difference`: the greatest absolute difference between a logit of the file and of the model.
+    `max_logit`: the model's greatest absolute logit. `same_top1`: the number of photographs for which file and model
+    have the same likeliest class. `accuracy`: the accuracies on labelled photographs, or None if the data isn't shards
+    with the model's classes. `runtime`: the library that runs the file. `speeds`: an entry for each batch size,
+    measured with `threads` CPU threads; empty if not wanted.
+
+    `unchecked`: why this machine can't run the file, or None if it can. If it can't, `photographs` is 0, `speeds` is
+    empty, and `max_difference`, `max_logit`, `same_top1` and `accuracy` are None.
     """
 
     path: Path
@@ -61,7 +65,7 @@ class ExportResult:
     speeds: list[Speed]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result for JSON."""
+        """Return the result as JSON data, by the names of the fields."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -81,22 +85,23 @@ def export(
 ) -> ExportResult:
     """Write a trained model to a file for other programs, and compare the file with the model.
 
-    `checkpoint`: a run folder, its `model.safetensors` or a checkpoint: see `load_trained`. `format`: a name in
-    `FORMATS`. `out`: the file, by default `model` with the format's suffix in the run folder. `model`: a model or the
-    name of a function that makes it, if the run's files can't: see `load_trained`. `input`: "uint8" for a file that
-    takes pixels, RGB, [n, H, W, 3], and normalizes them itself; "float" for one that takes float32 [n, 3, H, W], (pixel
-    / 255 - mean) / std. The file returns logits, float32 [n, classes].
+    `checkpoint`: a run folder, its `model.safetensors` or a checkpoint. `format`: a name in `FORMATS`. `out`: the file,
+    by default `model` with the format's suffix in the run folder. `model`: needed if the run was trained on a model
+    object of your own: that object, or the import path of a function that makes it. `input`: "uint8" for a file that
+    takes pixels, RGB, [n, H, W, 3], and normalizes them itself; "float" for a file that takes float32 [n, 3, H, W],
+    (pixel / 255 - mean) / std. The file returns logits, float32 [n, classes].
 
-    `data`: shards or photographs, by default the shards that the run was trained on, if they are on this machine. The
-    file is compared with the model on at most `photographs` of them: see `some_photographs`. If `data` is shards, the
-    accuracy of both is also measured on the validation split. Integer formats need shards, because they choose their
-    ranges on photographs of the training split. `tolerance`: the most that a logit may differ, as a share of the
-    greatest logit (at least 1), by default the format's. `accept_drop`: the most accuracy that the file may lose, in
-    percentage points. `speed`: whether to measure the speed of both. `say`: called with lines about the progress.
+    `data`: shards or photographs, by default the shards that the run was trained on. If these are not on this machine,
+    fasttrain draws pictures. The file is compared with the model on at most `photographs` pictures of `data`. If `data`
+    is shards with the model's classes, the accuracy of both is measured on the validation split. Integer formats need
+    such shards, because they choose their ranges on photographs of the training split.
+
+    `tolerance`: the greatest accepted difference of a logit, as a share of the greatest logit or of 1 if that is
+    greater; by default the format's own. `accept_drop`: the greatest accepted loss of accuracy, in percentage points.
+    `speed`: whether to measure the speed of file and model. `say`: called with lines about the progress.
 
     Raises UserError, and writes no file, if the logits differ by more than `tolerance` or the accuracy drops by more
-    than `accept_drop`. Also raises UserError for invalid arguments, a missing package, or a model that can't be
-    converted.
+    than `accept_drop`, if an argument is invalid, if a package is missing, or if the model can't be converted.
     """
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
@@ -171,12 +176,18 @@ def _shards_of_run(checkpoint: Path) -> str | None:
 
 
 def _require_calibration_shards(shards: ShardSet | None, format: str) -> ShardSet:
-    if shards is None or len(shards.ids("train")) < 3 or not len(shards.ids("val")):
-        raise UserError(
-            f"--format {format} needs photographs to choose the ranges of integers and to measure the accuracy; give "
-            "--data shards with the model's classes, a training split and a validation split"
-        )
-    return shards
+    if shards is None:
+        lacking = "there are no shards with the model's classes"
+    elif len(shards.ids("train")) < 3:
+        lacking = "the shards have fewer than 3 training photographs"
+    elif not len(shards.ids("val")):
+        lacking = "the shards have no validation split"
+    else:
+        return shards
+    raise UserError(
+        f"--format {format} needs photographs to choose the ranges of integers and to measure the accuracy, but "
+        f"{lacking}; give others with --data"
+    )
 
 
 def _after(takes: Run, run: Run) -> Run:
@@ -204,8 +215,9 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
     allowed = tolerance * max(1.0, greatest)
     if not difference <= allowed:
         raise UserError(
-            f"a logit of {kind.runtime} differs from the model's by {difference:.2e}, more than {allowed:.2e} (the "
-            f"greatest logit is {greatest:.3g}); nothing was written; if this is acceptable, raise --tolerance"
+            f"a logit of {kind.runtime} differs from the model's by {difference:.2e}, but --tolerance allows only "
+            f"{allowed:.2e} (the greatest logit is {greatest:.3g}); nothing was written; to accept the difference, "
+            "raise --tolerance"
         )
 
 
@@ -216,12 +228,12 @@ def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Forma
     raise UserError(
         f"{kind.runtime} loses {drop:.2f} points of {accuracy.measure} (95 %: {least:.2f} to {most:.2f}) on "
         f"{counted(accuracy.photographs, 'photograph')}, from {100 * accuracy.model:.2f} % to "
-        f"{100 * accuracy.exported:.2f} %, more than {accept_drop:g}; nothing was written; if this is "
-        "acceptable, raise --accept-drop"
+        f"{100 * accuracy.exported:.2f} %, but --accept-drop allows only {accept_drop:g}; nothing was written; to "
+        "accept the loss, raise --accept-drop"
     )
 
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
-    """Return the model in PyTorch, from pixels to logits, in its fastest layout on the CPU (channels-last)."""
+    """Return a function that runs `model` in PyTorch, from pixels to logits, in channels-last layout (fast on CPUs)."""
     fast = torch.nn.Sequential(NormalizePixels(spec.mean, spec.std, channels_last=True), model).eval()
     return inferring(fast.to(memory_format=torch.channels_last))

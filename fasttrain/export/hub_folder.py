@@ -26,9 +26,9 @@ _CROP_MODES: dict[ResizeMode, str] = {"crop": "center", "squash": "squash", "let
 def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
     """Write the files of a hub repository to the existing `folder`, and return their names.
 
-    `run`: the run folder. `repository`: the repository's name on the hub, USER/NAME. The files include `model.json`, so
-    `predict --checkpoint` also accepts the folder. Raises UserError if the run hasn't finished or its model isn't one
-    of timm's, and OSError if a file can't be written.
+    `run`: the run folder. `repository`: the repository's name on the hub, USER/NAME. `predict --checkpoint` accepts the
+    written folder, because the files include `model.json`. Raises UserError if the run hasn't finished or its model
+    isn't one of timm's, and OSError if a file can't be written.
     """
     trained, spec = load_trained(run)
     if is_own(spec.name):
@@ -45,7 +45,7 @@ def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
 
 
 def hub_config(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Any]:
-    """Return the content of `config.json`, in the form that timm writes and transformers also reads.
+    """Return the content of the hub's `config.json`, in timm's form, which transformers can read.
 
     `model`: a timm model that was made from `spec`.
     """

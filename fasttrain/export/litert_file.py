@@ -63,7 +63,7 @@ def _interpreter(path: Path, threads: int) -> Interpreter:
 
 
 def _logits(interpreter: Interpreter, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits of `images`. Raises RuntimeError or ValueError if the file can't take that many at once."""
+    """Return the logits of `images`. Raises RuntimeError or ValueError if the file doesn't take so many at once."""
     input, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     shape = list(images.shape)
     if input["shape"].tolist() != shape:

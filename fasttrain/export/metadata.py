@@ -13,7 +13,11 @@ _UPRIGHT = "turned upright by its EXIF orientation, with white behind transparen
 
 
 def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
-    """Return the metadata of the model that `spec` describes, for JSON. `input`: "uint8" or "float", as in `export`."""
+    """Return the metadata of the model that `spec` describes, as JSON data.
+
+    The keys include classes, image_size, mean and std, and texts about the preprocessing, the input and the output.
+    `input`: "uint8" if the file takes pixels, "float" if it takes normalized floats.
+    """
     side = spec.image_size
     takes = {
         "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
@@ -37,7 +41,7 @@ def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
 
 
 def _output(spec: ModelSpec) -> dict[str, Any]:
-    """Return how to turn logits into predictions: by softmax at a temperature, or by sigmoid and thresholds."""
+    """Return the metadata of the output: the temperature of the softmax, or a multi-label model's thresholds."""
     logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
     if spec.multi_label:
         thresholds = spec.thresholds or (0.5,) * len(spec.classes)

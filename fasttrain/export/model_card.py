@@ -34,16 +34,17 @@ _CLASS_METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "ap"
 
 
 def write_model_card(run: RunFolder, spec: ModelSpec, repository: str, folder: Path) -> list[str]:
-    """Write the model card of `run` and its pictures to `folder`, and return the names of the files.
+    """Write the model card of `run`, `README.md`, to `folder`, copy the pictures that it shows, and return their names.
 
-    `repository`: the repository's name on the hub, USER/NAME. Raises UserError if the run hasn't finished, and OSError
-    if a file can't be written.
+    `spec`: the run's model. `repository`: the repository's name on the hub, USER/NAME. Raises UserError if the run
+    hasn't finished, and OSError if a file can't be written.
     """
     try:
         evaluation = json.loads(run.evaluation.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        state = "missing" if isinstance(error, OSError) else "damaged"
         raise UserError(
-            f"{run.path}: the model card needs {run.evaluation.name}, which is missing; finish the run with --resume"
+            f"{run.path}: the model card needs {run.evaluation.name}, which is {state}; finish the run with --resume"
         ) from None
     pictures = [path for path in (run.confusion_matrix, run.reliability, run.curves) if path.is_file()]
     for path in pictures:

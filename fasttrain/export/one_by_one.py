@@ -10,7 +10,7 @@ from fasttrain.export.base import Metadata, Run
 
 
 def for_one(metadata: Metadata) -> dict[str, Any]:
-    """Return `metadata` with an input and an output of [1, ...] in place of [n, ...]."""
+    """Return `metadata` with the shapes of a file that takes one image: [1, ...] in place of [n, ...]."""
     shapes = {key: metadata[key].replace("[n, ", "[1, ") for key in ("input", "output") if key in metadata}
     return {**metadata, **shapes}
 

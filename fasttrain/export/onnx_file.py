@@ -24,7 +24,7 @@ _MOST_IN_ONE_FILE = 1_800_000_000  # bytes of weights; protobuf's limit is 2 GiB
 class Onnx(Format):
     """The ONNX format, with the input `images` and the output `logits`.
 
-    The metadata are the file's `metadata_props`, as strings or JSON.
+    The file's `metadata_props` hold the metadata: strings unchanged, other values as JSON.
     """
 
     suffix = ".onnx"
@@ -87,7 +87,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress the output of exporters and quantizers, which print progress and warnings about their own code."""
+    """Suppress printed output and warnings in this context, as exporters and quantizers print much of no use."""
     loggers = [
         logging.getLogger(name) for name in ("root", "torch.onnx", "torch.utils._pytree", "onnxscript", "onnx_ir")
     ]
@@ -104,7 +104,7 @@ def quietly() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of the error at the start of the chain of causes."""
+    """Return the first line of the error that caused `error`, or of the first one in a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -38,7 +38,7 @@ _TYPES += ["GlobalAveragePool", "Reshape", "Flatten", "Transpose"]
 class OnnxInt8(Onnx):
     """The ONNX format with quantize and dequantize (QDQ) nodes around integer layers.
 
-    `quantization` in the metadata names the layers that stay in floating point.
+    The metadata's entry `quantization` names the layers that stay in floating point.
     """
 
     suffix = ".int8.onnx"
@@ -68,7 +68,7 @@ class Quantizer:
     """Makes integer models from the float model in the ONNX file `path`."""
 
     def __init__(self, path: Path, images: NDArray[Any]) -> None:
-        """Choose the range of each activation. `images`: inputs of the file, [n, ...]."""
+        """Choose the range of each activation from its values for `images`, inputs of the file, [n, ...]."""
         import onnx
         from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
@@ -93,9 +93,9 @@ class Quantizer:
     def fit(self, images: NDArray[Any]) -> tuple[onnx.ModelProto, list[str]]:
         """Return an integer model, and the names of its layers that stay in floating point.
 
-        These are as few as needed (1, 2, 4, 8 …) for a small error of the logits of `images`, inputs of the file,
-        [n, ...]. At most half of the layers stay in floating point, even if the error is still greater: `export`
-        measures the accuracy anyway.
+        The number of these layers (0, 1, 2, 4, 8 …) is the smallest for which the logits of `images`, inputs of the
+        file, [n, ...], have a small error. At most half of the layers stay in floating point. If the error is greater
+        even then, `export` decides by the accuracy.
         """
         expected = logits_of(self._path.read_bytes(), images)
         kept: list[str] = []
@@ -112,7 +112,7 @@ class Quantizer:
         return made, [layer for layer in self.layers if layer in kept]
 
     def _most_harmful_first(self, images: NDArray[Any], expected: NDArray[Any]) -> list[str]:
-        """Return the layers, sorted by the error that quantizing only this layer causes, the greatest first."""
+        """Return the layers by the error of the logits if only that layer is quantized, the greatest error first."""
         errors = {}
         for layer in self.layers:
             others = [each for each in self.layers if each != layer]

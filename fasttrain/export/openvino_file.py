@@ -22,9 +22,9 @@ _SECTION = "fasttrain"
 
 @contextmanager
 def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvino.Model]:
-    """Yield `model` as an OpenVINO model, which exists only within the context. The model is converted by way of ONNX.
+    """Yield `model`, a PyTorch model, converted to OpenVINO by way of ONNX. Use the result only within the context.
 
-    `examples`: as in `Format.write`. Raises UserError if the model can't be converted.
+    `examples`: inputs of the model, [n, ...], with n at least 2. Raises UserError if the model can't be converted.
     """
     import openvino
 
@@ -35,7 +35,7 @@ def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvi
 
 
 def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
-    """Write `made` with `metadata` to `path`, without compressing the weights to float16."""
+    """Write the OpenVINO model `made` with `metadata` to `path`. Weights keep their dtype."""
     import openvino
 
     for key, value in metadata.items():
@@ -46,7 +46,7 @@ def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
 class OpenVino(Format):
     """OpenVINO's format, with the input `images` and the output `logits`. Weights are in a `.bin` beside the `.xml`.
 
-    The metadata are runtime information below "fasttrain", as strings or JSON.
+    The section "fasttrain" of the file's runtime information holds the metadata: strings unchanged, others as JSON.
     """
 
     suffix = ".xml"

@@ -27,8 +27,8 @@ def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | in
     """Return at most `count` photographs, evenly spaced in `data`, and a phrase that says where they come from.
 
     The photographs are uint8 [n, size, size, 3]. `data`: shards (all splits are used), a folder of photographs, a file,
-    a glob pattern, or None for pictures that fasttrain draws. `crop`: the crop, or the size of a centre crop in
-    pixels. Raises UserError if no photograph can be read.
+    a glob pattern, or None for pictures that fasttrain draws. `crop`: the part of each photograph and its size. An
+    integer stands for the usual centre crop, resized to that many px. Raises UserError if no photograph can be read.
     """
     if data is None:
         with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
@@ -44,14 +44,17 @@ def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | in
 
 
 def calibration_photographs(shards: ShardSet, count: int, crop: PlannedCrop) -> torch.Tensor:
-    """Return at most `count` photographs of the training split, evenly spaced, uint8 [n, size, size, 3]."""
+    """Return at most `count` photographs of the training split, evenly spaced, uint8 [n, size, size, 3].
+
+    `crop`: the part of each photograph that the model sees, and its size.
+    """
     ids = shards.ids("train")
     with closing(batches(shards, ids[evenly(len(ids), count)], crop, batch_size=32)) as loaded:
         return torch.cat([images for images, _, _ in loaded])
 
 
 def evenly(length: int, count: int) -> list[int]:
-    """Return `count` evenly spaced integers in [0, length), or all of them if `length` is smaller."""
+    """Return `count` evenly spaced integers in [0, length), ascending. If `length` is smaller, return all of them."""
     return sorted(set(np.linspace(0, length - 1, min(length, count)).round().astype(int).tolist())) if length else []
 
 
@@ -63,7 +66,7 @@ def _from_shards(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple
 
 
 def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
-    """Do what `some_photographs` does, for files, folders and glob patterns. Unreadable files are skipped."""
+    """Return what `some_photographs` returns, for files, folders and glob patterns. Unreadable files are skipped."""
     found = list(find_photographs([data]))
     paths = [each for each in found if isinstance(each, Path)]
     unreadable = [str(each) for each in found if isinstance(each, Refused)]

@@ -23,7 +23,9 @@ def facts(result: ExportResult) -> Table:
     else:
         share = result.max_difference / max(1.0, result.max_logit)
         table.add_row("checked", f"{counted(result.photographs, 'photograph')}, {result.source}")
-        table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
+        table.add_row(
+            "", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest logit)"
+        )
         table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
     if (accuracy := result.accuracy) is not None:
         table.add_row(

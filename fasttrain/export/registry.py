@@ -29,8 +29,8 @@ FORMATS = {
 def make_format(name: str) -> Format:
     """Return the format registered as `name`.
 
-    Raises UserError, which suggests the nearest name, if no format has this name. Raises UserError, with the command
-    that installs the package, if a package of the format is missing.
+    Raises UserError if no format has this name, with the nearest one in the message, or if a package that the format
+    needs isn't installed, with the command that installs it.
     """
     if name not in FORMATS:
         raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")

@@ -17,7 +17,7 @@ _ROUND_SECONDS = 0.15
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed with batches of `batch` images, in images per second.
+    """The speeds with batches of `batch` images, in images per second.
 
     `exported`: the speed of the exported file. `eager`: the speed of PyTorch in eager mode with channels-last memory.
     """
@@ -30,7 +30,8 @@ class Speed:
 def measure(exported: tuple[Run, torch.Tensor], eager: tuple[Run, torch.Tensor]) -> list[Speed]:
     """Measure the speed of an exported file and of PyTorch for each batch size in BATCHES.
 
-    Each argument is a function and its images, [n, ...]. The two run in turns, and the median of the rounds counts.
+    Each argument is a function and the images to run it on, [n, ...], which are repeated or cut to a batch. The two
+    functions run in turns for several rounds, and the median speed counts.
     """
     found = []
     for batch in BATCHES:

@@ -18,10 +18,10 @@ _NEED_INPUT = (
 
 
 def keep_inputs_of_activations(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Make activations of `model` run out of place if their gradient needs their input. Return how many.
+    """Make in-place activations of `model` run out of place if their gradient needs their input. Return how many.
 
-    In place they save no memory, because autograd keeps a copy of the input. Activations inside `frozen` modules
-    without trainable parameters have no gradient and stay in place. Outputs and gradients don't change by a bit.
+    Running in place saves them no memory in training, because autograd keeps a copy of the input. Activations inside a
+    module of `frozen` that has no trainable parameter still run in place. Outputs and gradients stay the same.
     """
     still = [each for each in frozen if not any(own.requires_grad for own in each.parameters())]
     without_gradient = set(itertools.chain.from_iterable(each.modules() for each in still))

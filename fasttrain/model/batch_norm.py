@@ -14,11 +14,11 @@ from fasttrain.model.precision import Autocast
 
 @contextmanager
 def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size: int) -> Iterator[None]:
-    """Make BatchNorm use its running statistics, without updating them, if a batch has a single sample.
+    """Make BatchNorm use its running statistics, without updating them, for a batch of a single sample.
 
-    This applies if `samples` is 1 and `batch_size` is greater, as in an epoch's last batch: one sample has no variance.
-    Run the forward and the backward pass in this context. SyncBatchNorm doesn't change, because it computes its
-    statistics from the samples of all ranks.
+    One sample has no variance. `samples`: the size of the batch. The context does nothing unless `samples` is 1 and
+    `batch_size` is greater, as in an epoch's last batch. Run both the forward and the backward pass in the context.
+    SyncBatchNorm layers don't change, because they compute their statistics from the samples of all ranks.
     """
     lone = samples == 1 < batch_size
     norms = [
@@ -37,7 +37,10 @@ def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size:
 
 @contextmanager
 def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Make BatchNorm layers in training mode use each batch's statistics without updating their running statistics."""
+    """Keep the running statistics of BatchNorm from being updated in this context.
+
+    Layers in training mode still normalize by the statistics of the batch.
+    """
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.training]
     norms = [each for each in norms if each.track_running_stats]
     for each in norms:
@@ -54,9 +57,10 @@ _COUNT = "num_batches_tracked"
 
 
 def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the BatchNorm layers of `model` that count batches but don't use the count.
+    """Return the BatchNorm layers of `model` that count batches in `num_batches_tracked` but don't use the count.
 
-    Layers with `momentum` None use it: their running statistics are a mean over all batches.
+    Layers with `momentum` None do use it, because their running statistics are a mean over all batches. They are not
+    returned.
     """
     return [
         each
@@ -67,10 +71,10 @@ def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 @contextmanager
 def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Update the batch counts of all `norms` in training mode with one operation instead of one per layer.
+    """Increase `num_batches_tracked` of all `norms` in training mode with one operation instead of one per layer.
 
-    Run the forward pass in this context. The counts are `num_batches_tracked`, which is None for these layers within
-    the context. `norms` are the layers that `counting_norms` returns.
+    `norms`: the layers that `counting_norms` returns. Run one forward pass in this context. Within the context,
+    `num_batches_tracked` of these layers is None; the increased counts return at its end.
     """
     training = [each for each in norms if each.training and each.track_running_stats]
     counts = [count for each in training if (count := each._buffers[_COUNT]) is not None]
@@ -86,7 +90,7 @@ def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]
 
 
 def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> list[str]:
-    """Return the names of the BatchNorm layers that have running statistics and are not among the `frozen` modules."""
+    """Return the names of the BatchNorm layers of `model` that have running statistics and aren't in `frozen`."""
     fixed = set(frozen)
     return [
         name
@@ -98,11 +102,11 @@ def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> 
 def estimate_statistics(
     model: torch.nn.Module, names: Sequence[str], inputs: Iterable[torch.Tensor], autocast: Autocast
 ) -> None:
-    """Replace the running statistics of the BatchNorm layers `names` by their mean over the batches of `inputs`.
+    """Replace the running statistics of the BatchNorm layers `names` by the mean of the batch statistics of `inputs`.
 
-    `inputs` yields float [n, 3, H, W]. All other layers are in eval mode meanwhile, and the model stays in eval mode
-    afterwards. Batches of one sample are skipped, because they have no variance. Without other batches the statistics
-    don't change.
+    `inputs`: batches for the model, float [n, 3, H, W]. Batches of one sample are skipped, because they have no
+    variance; if there are no others, the statistics don't change. `autocast`: the context for the forward passes. Only
+    the named layers are in training mode meanwhile. Afterwards the entire model is in eval mode.
     """
     model.eval()
     norms = [each for name, each in model.named_modules() if name in set(names) and isinstance(each, _BatchNorm)]

@@ -12,8 +12,8 @@ _LINEAR = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
 def classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
     """Return the names of the modules of `model` that turn features into logits.
 
-    timm replaces these modules for another number of classes. Some distilled models have two of them. A model without
-    a classifier has none.
+    These are the modules that timm replaces if a model gets another number of classes. Some distilled models have two.
+    The result is empty for a model without a classifier.
     """
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     names = config.get("classifier") or ()
@@ -23,9 +23,9 @@ def classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
 def start_classifier(model: torch.nn.Module) -> None:
     """Set the weights and biases of the last linear layers of the classifier of `model` to zero.
 
-    All classes are then equally likely at first and the loss is ln(classes). timm draws these weights for 1,000
-    classes: with ten their standard deviation can be 0.18 and the first loss 3 to 9, and the first hundreds of steps
-    send large gradients into the pretrained body. Zeros are what Big Transfer (Kolesnikov et al. 2020) fine-tunes from.
+    All classes are then equally likely at first, and the loss is ln(number of classes). timm's own random weights suit
+    1,000 classes. For ten classes their standard deviation can be 0.18 and the first loss 3 to 9, so hundreds of steps
+    send large gradients into the pretrained layers. Big Transfer (Kolesnikov et al. 2020) fine-tunes from zeros.
     """
     for name in classifier_names(model):
         try:

@@ -1,4 +1,4 @@
-"""Run a model through torch.compile: full batches with static shapes, and uncompiled if compiling fails."""
+"""Run a model's full batches through torch.compile with static shapes, or without it if compiling fails."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def compile_in_place(
     batch_size: int,
     warn: Callable[[str], None],
 ) -> bool:
-    """Make `model` compile itself in its first call. Return whether it will.
+    """Make `model` compile itself in its first call. Return whether it will, False if it stays uncompiled.
 
-    The model's parameters, their names and its state_dict stay the same. `choice` is "on", "off" or "auto", which
-    compiles on CUDA unless `deterministic` is set. If "auto" can't compile, `warn` receives a line with the reason and
-    the model runs uncompiled. `mode` is torch.compile's.
+    `choice`: "on", "off" or "auto", which compiles on CUDA unless `deterministic` is set. `mode`: the argument of
+    torch.compile. `warn`: called with a line if `choice` is "auto" and compiling is impossible or fails, in which case
+    the model runs uncompiled. Raises UserError if `choice` is "on" and a compiler is missing; if compiling fails, the
+    first call of the model raises it.
 
     Each image size gets a static graph for batches of `batch_size`. Other batches, such as an epoch's last one, run
-    uncompiled, and so do copies of `model`, such as an EMA's. Raises UserError if `choice` is "on" but compiling is not
-    possible.
+    uncompiled, and so do copies of `model`, such as the one that EMA averages. The model's parameters, their names and
+    its state_dict stay the same.
     """
     if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
         return False
@@ -42,7 +43,10 @@ def compile_in_place(
         warn(f"compile: {problem}; {_UNCOMPILED}")
         return False
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
+        raise UserError(
+            "compile = 'on': torch.compile needs a C++ compiler on a CPU, and there is none; install g++ or use "
+            "--compile off"
+        )
     import torch._dynamo
 
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch 2.6
@@ -57,7 +61,7 @@ def compile_in_place(
 def stop_compiling(model: torch.nn.Module, error: Exception) -> None:
     """Make the compiled `model` run uncompiled from now on, and warn that compiling raised `error`.
 
-    Raises UserError if the settings say compile = "on".
+    Raises UserError instead if `compile_in_place` was called with the choice "on".
     """
     call = model._compiled_call_impl
     assert isinstance(call, _FullBatches)
@@ -96,7 +100,7 @@ def _compile_pays(device: torch.device) -> bool:
 
 
 def _compile_problem(device: torch.device) -> str | None:
-    """Return why the GPU `device` can't run compiled models, or None."""
+    """Return why the GPU `device` can't run compiled models; None if it can, or if `device` is not a CUDA GPU."""
     if device.type != "cuda":
         return None
     if importlib.util.find_spec("triton") is None:

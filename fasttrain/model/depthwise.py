@@ -17,10 +17,10 @@ class Fp32Conv2d(torch.nn.Conv2d):
 
 
 def keep_slow_depthwise_in_fp32(model: torch.nn.Module) -> int:
-    """Make depthwise convolutions of `model` run in fp32 if their bf16 gradients are slow. Return how many.
+    """Make depthwise convolutions of `model` run in fp32 if their bf16 gradients are slow on CPUs. Return how many.
 
-    These are the trainable ones with a stride above 1 or a kernel wider than 3. For them oneDNN 3 has no fast bf16
-    gradient on AVX-512: measured on a Zen 4, it is 2.4 to 13 times slower than in fp32
+    The slow ones are trainable and have a stride above 1 or a kernel wider than 3. For them oneDNN 3 has no fast bf16
+    gradient on AVX-512. On a Zen 4 the gradient took 2.4 to 13 times as long as in fp32
     (`benchmarks/test_train_step.py`). Parameters and `state_dict` don't change.
     """
     slow = [module for module in model.modules() if _is_slow(module)]

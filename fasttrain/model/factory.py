@@ -27,11 +27,15 @@ def create_model(
     drop_path: float = 0.0,
     img_size: int | None = None,
 ) -> torch.nn.Module:
-    """Return a timm model with a classifier for `num_classes`, on the CPU in fp32, or the user's own model.
+    """Return the model named `model` with a classifier for `num_classes`, on the CPU in fp32.
 
-    See `create_own` for the user's own. `drop_rate` and `drop_path` are probabilities in [0, 1). `img_size` is timm's
-    argument of that name, as `img_size_for` returns it. Raises UserError for an unknown name, if the pretrained weights
-    don't exist or can't be downloaded, or if `drop_path` is above 0 and the model has no stochastic depth.
+    `model`: a timm name or hf-hub:OWNER/NAME. An import path, a function or a module stands for the user's own model,
+    which `create_own` makes. `pretrained`: load timm's weights. `drop_rate`: the probability of dropout before the
+    classifier, in [0, 1). `drop_path`: the probability of stochastic depth, in [0, 1). `img_size`: timm's argument of
+    that name, as `img_size_for` returns it.
+
+    Raises UserError if the name is unknown, if the pretrained weights don't exist or can't be downloaded, or if
+    `drop_path` is above 0 and the model has no stochastic depth.
     """
     if not isinstance(model, str) or is_own(model):
         return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate, drop_path=drop_path)
@@ -62,7 +66,7 @@ def create_model(
 
 
 def enable_grad_checkpointing(model: torch.nn.Module) -> None:
-    """Make `model` store activations only between its blocks, and recompute the others in the backward pass.
+    """Make `model` store only the activations between its blocks, and recompute all others in the backward pass.
 
     The method is from Chen et al. 2016 (arXiv:1604.06174). Raises UserError if the model doesn't support it.
     """
@@ -76,9 +80,10 @@ def enable_grad_checkpointing(model: torch.nn.Module) -> None:
 def model_spec(
     model: torch.nn.Module, name: str, classes: Sequence[str], geometry: Geometry, img_size: int | None = None
 ) -> ModelSpec:
-    """Return the spec of a `model` that `create_model` made from `name` and `img_size`.
+    """Return the description of a `model` that `create_model` made from `name` and `img_size`.
 
-    Mean and standard deviation are timm's for this model.
+    `classes`: their names, in label order. `geometry`: how photographs are resized and cropped in evaluation. The mean
+    and standard deviation of the pixels are those that timm gives for this model.
     """
     data = timm.data.resolve_model_data_config(model)
     return ModelSpec(name, tuple(classes), geometry, tuple(data["mean"]), tuple(data["std"]), img_size)

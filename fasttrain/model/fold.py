@@ -18,15 +18,16 @@ _TOLERANCE = 1e-3  # a share of the greatest feature
 
 
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Fold each frozen BatchNorm layer of `model` into the convolution before it. Return how many were folded.
+    """Fold each frozen BatchNorm layer of `model` into the convolution before it. Return how many layers were folded.
 
-    `frozen` are the modules that stay in eval mode. A trial run finds each BatchNorm that alone reads the output of a
-    convolution. Nothing is folded if this would change the features by more than rounding, or if the model doesn't
-    accept images of 64 px. Parameters, buffers and `state_dict` don't change. Call this after the weights have been
-    loaded, and don't copy the model afterwards.
+    `frozen`: the modules that stay in eval mode. A BatchNorm layer is folded if it is one of these modules, and if
+    nothing else reads the output of the convolution before it, which a trial run finds out. If folding would change the
+    features by more than rounding, or if the model doesn't accept images of 64 px, no layer is folded. Parameters,
+    buffers and `state_dict` don't change. Call this after the weights have been loaded, and don't copy the model
+    afterwards.
 
-    On a CPU a convolution that trains is folded again in each forward pass, which saves a pass over the activations.
-    On a GPU this would launch more operations, so only frozen convolutions are folded there.
+    On a GPU the convolution must be frozen. On a CPU it may be trainable: each forward pass then folds its weights
+    again, which still saves a pass over the activations. On a GPU this would launch more operations than it saves.
     """
     norms: set[torch.nn.Module] = {each for each in frozen if type(each) in (torch.nn.BatchNorm2d, BatchNormAct2d)}
     device = next(model.parameters()).device

@@ -14,14 +14,15 @@ from fasttrain.errors import UserError
 def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
     """Freeze the first `count` groups of layers: the stem, then block by block, as timm's `group_matcher` orders them.
 
-    Return the modules that must stay in eval mode: call `keep_frozen` with them after each `model.train()`. Raises
-    UserError if the model doesn't define its groups, or has no more than `count`, so that nothing would be left to
-    train.
+    Return the modules that must stay in eval mode. Call `keep_frozen` with these after each `model.train()`. Raises
+    UserError if the model has no `group_matcher`, or if it has at most `count` groups, so that none would train.
     """
     if count == 0:
         return []
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use 0")
+        raise UserError(
+            f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use --freeze 0"
+        )
     matcher: Any = model.group_matcher
     groups = group_parameters(model, matcher(coarse=False), reverse=True)
     by_group: dict[int, set[str]] = {}
@@ -38,18 +39,19 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
 
 
 def freeze_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the BatchNorm layers with running statistics, for `keep_frozen`, which keeps these from changing.
+    """Return the BatchNorm layers with running statistics. `keep_frozen` keeps their statistics from changing.
 
-    The layers' weights and biases still train. A head that was fitted to the features of such a model stays valid while
-    the rest trains, whereas statistics of small batches would change the features.
+    The layers' weights and biases still train. If a classifier was fitted to cached features, it stays valid at first
+    when the entire model trains, whereas the statistics of small batches would change the features.
     """
     return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
 
 
 def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Freeze everything but the classifier. Return the modules that must stay in eval mode, as `freeze_blocks` does.
+    """Freeze everything but the classifier. Return the modules that must stay in eval mode.
 
-    Raises UserError if the classifier is not a single linear layer.
+    Call `keep_frozen` with these after each `model.train()`. Raises UserError if the model's `get_classifier` is
+    missing or doesn't return a single linear layer.
     """
     get_classifier: Any = getattr(model, "get_classifier", lambda: None)
     head = get_classifier()
@@ -64,8 +66,8 @@ def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
 def freeze_all_but_classifier(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
     """Freeze all trainable parameters outside the classifier.
 
-    Return these parameters, and all modules that must stay in eval mode. Raises UserError if the model's
-    `get_classifier` is missing or returns no parameters.
+    Return the parameters that were frozen now, and all modules that must stay in eval mode (for `keep_frozen`). Raises
+    UserError if the model's `get_classifier` is missing or returns modules without parameters.
     """
     get_classifier: Any = getattr(model, "get_classifier", tuple)
     found = get_classifier()
@@ -90,6 +92,6 @@ def _frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def keep_frozen(modules: list[torch.nn.Module]) -> None:
-    """Put the frozen `modules` back into eval mode, in which BatchNorm keeps its statistics."""
+    """Put the frozen `modules` back into eval mode, in which BatchNorm doesn't update its statistics."""
     for module in modules:
         module.eval()

@@ -40,8 +40,8 @@ _RESERVED |= {"scriptable", "exportable", "no_jit", "num_classes", "drop_rate", 
 class HubModel:
     """A hub repository's description of its model.
 
-    `architecture`: timm's name. `arguments`: for timm's constructor. `pretrained_cfg`: the fields `CONFIGURED` of
-    timm's PretrainedCfg.
+    `architecture`: timm's name of the architecture. `arguments`: keyword arguments for timm's constructor.
+    `pretrained_cfg`: those fields of timm's PretrainedCfg that `CONFIGURED` names, such as mean and input size.
     """
 
     architecture: str
@@ -49,7 +49,7 @@ class HubModel:
     pretrained_cfg: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the description as JSON data, for `remember`."""
+        """Return the description as JSON data, which `remember` accepts again."""
         return asdict(self)
 
 
@@ -57,15 +57,18 @@ _known: dict[str, HubModel] = {}
 
 
 def repository(name: str) -> str | None:
-    """Return "owner/name", or "owner/name@revision", of "hf-hub:owner/name". Return None for any other name."""
+    """Return `name` without its prefix "hf-hub:", such as "owner/name" or "owner/name@revision".
+
+    Return None for a name without this prefix.
+    """
     found = _NAME.fullmatch(name)
     return found["repository"] if found else None
 
 
 def hub_model(name: str) -> HubModel:
-    """Return the description of the hub model `name`, downloaded once per process.
+    """Return the description of the model `name`, "hf-hub:OWNER/NAME", which is downloaded once per process.
 
-    Raises UserError if it can't be downloaded, or doesn't describe a timm model.
+    Raises UserError if it can't be downloaded, or if it doesn't describe a model of this timm.
     """
     found = repository(name)
     assert found is not None
@@ -75,10 +78,10 @@ def hub_model(name: str) -> HubModel:
 
 
 def remember(name: str, described: Mapping[str, Any]) -> None:
-    """Store a description that a run's files hold, so that `hub_model` needs no network.
+    """Store the description of the hub model `name` that a run's files hold, so that `hub_model` needs no network.
 
-    `described` is the result of `HubModel.to_dict`. Raises TypeError, KeyError, ValueError or UserError for anything
-    else.
+    `described`: a result of `HubModel.to_dict`. Raises ValueError if `name` has no prefix "hf-hub:". Raises TypeError,
+    KeyError, ValueError or UserError if `described` is damaged, and UserError if this timm lacks the architecture.
     """
     found = repository(name)
     if found is None:
@@ -88,7 +91,7 @@ def remember(name: str, described: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def cache_only_without_network() -> Iterator[None]:
-    """Use only the local cache in this context if the hub can't be reached. Its client would retry for 45 s."""
+    """Use only the local cache in this context if the hub can't be reached. The hub's client would retry for 45 s."""
     hub = urlsplit(huggingface_hub.constants.ENDPOINT)
     offline_before = huggingface_hub.constants.HF_HUB_OFFLINE
     if not urllib.request.getproxies():
@@ -109,7 +112,7 @@ def _fetch(name: str, found: str) -> HubModel:
             config, architecture, arguments = timm.models.load_model_config_from_hf(found)
     except KeyError as error:
         raise UserError(
-            f"model = '{name}': its config.json lacks {error}, so it is not a timm model; choose another"
+            f"model = '{name}': its config.json lacks {error}, so timm can't make it; choose another model"
         ) from error
     except RuntimeError as error:  # timm could not import the client
         versions = f"timm {timm.__version__} does not work with huggingface_hub {huggingface_hub.__version__}"
@@ -118,7 +121,7 @@ def _fetch(name: str, found: str) -> HubModel:
         reason = first_line(error)
         raise UserError(
             f"model = '{name}': its config.json can't be downloaded ({type(error).__name__}: {reason}); check the "
-            "name, log in with `hf auth login`, or give timm's name of the architecture with --weights FILE"
+            "name, log in with `hf auth login`, or give timm's name of the architecture as --model with --weights FILE"
         ) from error
     return _checked(name, architecture, arguments or {}, config)
 

@@ -25,9 +25,10 @@ _CLASSES = 2
 
 
 def img_size_for(name: str, side: int) -> int | None:
-    """Return the `img_size` that timm needs to create `name` for images of `side` px, or None if it needs none.
+    """Return the argument `img_size` with which timm must create the model `name` for images of `side` px.
 
-    Raises UserError, with the nearest sizes that the model accepts, if it can't be created for this size.
+    Return None if the model accepts this size without the argument. Raises UserError, with the nearest accepted sizes,
+    if it doesn't accept this size in any way, and if it fails or returns no logits for its own size.
     """
     require_model(name)
     if takes(name, side):
@@ -37,8 +38,8 @@ def img_size_for(name: str, side: int) -> int | None:
     own = own_side(name)
     if not _fits(name, own):
         seen = _outcome(name, own, None, _device(name))
-        why = f"({seen})" if isinstance(seen, str) else "because it returns no logits"
-        raise UserError(f"model = '{name}' can't classify pictures {why}; choose another")
+        why = f"fails on pictures of its own {own} px ({seen})" if isinstance(seen, str) else "returns no logits"
+        raise UserError(f"model = '{name}' {why}; choose another")
     nearest = [each for each in (_nearest(name, side, -1), _nearest(name, side, 1)) if each is not None]
     fitting = " or ".join(map(str, nearest))
     raise UserError(f"model = '{name}' does not take pictures of {side} px; the nearest --image-size is {fitting}")
@@ -47,7 +48,7 @@ def img_size_for(name: str, side: int) -> int | None:
 def takes(name: str, side: int, img_size: int | None = None) -> bool:
     """Return whether the timm model `name`, created with `img_size`, accepts images of `side` px.
 
-    The user's own models always return True. They are tried after they have been created: see `require_logits`.
+    Return True for any model of the user's own, because `require_logits` tries these after they have been created.
     """
     require_model(name)
     return is_own(name) or _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
@@ -59,9 +60,9 @@ def own_side(name: str) -> int:
 
 
 def _nearest(name: str, side: int, direction: int) -> int | None:
-    """Return the nearest side below (`direction` -1) or above (1) `side` that `name` accepts.
+    """Return a near side below (`direction` -1) or above (1) `side` that `name` accepts, or None if none is found.
 
-    The search is short. Return None if it finds none.
+    Only some sides are tried, so a nearer one may exist.
     """
     multiples = {((side - 1) // step if direction < 0 else side // step + 1) * step for step in _STEPS}
     tried = sorted({*multiples, own_side(name)} - {side}, key=lambda each: abs(each - side))
@@ -96,7 +97,10 @@ def _device(name: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[int, ...] | str:
-    """Return the shape of the output of `name` for one image, or the first line of the error."""
+    """Return the shape of the output of `name` for one image, or the first line of the error if the model fails.
+
+    The shape is () if the output isn't a tensor.
+    """
     try:
         with _undisturbed(), torch.device(device):
             sized = {} if img_size is None else {"img_size": img_size}

@@ -19,9 +19,10 @@ _SOURCE = re.compile(r"^[\w+.-]{2,}:|/")
 
 
 def require_model(name: str) -> None:
-    """Raise UserError if `name` is not a model: a timm name, hf-hub:OWNER/NAME or the import path of a function.
+    """Raise UserError unless `name` is a timm name, hf-hub:OWNER/NAME or the import path of a function.
 
-    The message has the nearest valid name. A tag in a timm name, after the dot, must exist, too.
+    The message has the nearest valid name. If a timm name has a tag for its weights, after a dot, timm must know the
+    tag.
     """
     if import_path(name):
         find_maker(name)
@@ -38,17 +39,17 @@ def require_model(name: str) -> None:
     if dot:
         tags = [each.partition(".")[2] for each in timm.list_models(f"{arch}.*", include_tags=True)]
         if tag not in tags:
-            known = f"; it has {', '.join(sorted(tags))}" if tags else f"; use '{arch}'"
+            known = f"; its weights are {', '.join(sorted(tags))}" if tags else f"; use '{arch}'"
             raise UserError(
                 f"model = '{name}': timm has no weights '{tag}' of {arch}{nearest(tag.lower(), tags) or known}"
             )
 
 
 def pretrained_config(name: str) -> Any:
-    """Return timm's PretrainedCfg of the model `name`, which may be a name that timm has deprecated.
+    """Return timm's PretrainedCfg of the model `name`: mean, standard deviation, input size and more.
 
-    The user's own models have timm's defaults: ImageNet's mean and standard deviation, and 224 px. Raises UserError if
-    the name is not a model.
+    A name that timm has deprecated is accepted. The user's own models get timm's defaults, which are ImageNet's mean
+    and standard deviation and 224 px. Raises UserError if there is no such model.
     """
     require_model(name)
     if is_own(name):
@@ -60,7 +61,7 @@ def pretrained_config(name: str) -> Any:
 
 
 def timm_arguments(name: str) -> dict[str, Any]:
-    """Return the arguments with which `timm.create_model` creates the model `name`."""
+    """Return the keyword arguments with which `timm.create_model` creates the timm or hub model `name`."""
     if (source := repository(name)) is None:
         return {"model_name": name}
     found = hub_model(name)
@@ -69,10 +70,7 @@ def timm_arguments(name: str) -> dict[str, Any]:
 
 
 def own_interpolation(name: str) -> Interpolation:
-    """Return the resize filter that the pretrained weights of `name` were trained with, according to timm.
-
-    Return "bilinear" for the user's own models, and if timm names a filter other than "bilinear" and "bicubic".
-    """
+    """Return the resize filter of a model's pretrained weights: "bicubic" if timm says so, otherwise "bilinear"."""
     return "bicubic" if not is_own(name) and pretrained_config(name).interpolation == "bicubic" else "bilinear"
 
 
@@ -81,6 +79,6 @@ def _refuse_source(name: str) -> None:
     if repository(f"hf-hub:{name}") is not None:
         raise UserError(f"model = '{name}': did you mean 'hf-hub:{name}'?")
     raise UserError(
-        f"model = '{name}' is neither a timm name nor hf-hub:OWNER/NAME; give timm's name of the architecture with "
-        "--weights FILE"
+        f"model = '{name}' is neither a timm name nor hf-hub:OWNER/NAME; give timm's name of the architecture as "
+        "--model with --weights FILE"
     )

@@ -27,11 +27,14 @@ def create_own(
     drop_rate: float = 0.0,
     drop_path: float = 0.0,
 ) -> torch.nn.Module:
-    """Return `model` itself if it is a module, otherwise the module that it makes for `num_classes`.
+    """Return the user's own model for `num_classes`.
 
-    A function or class also receives `pretrained`, `drop_rate` and `drop_path` if it has parameters of these names.
-    Raises UserError if it can't be imported, fails or doesn't return a module, or if a rate is above 0 and it has no
-    parameter of that name.
+    `model`: a module, which is returned unchanged; a function or class that is called with the number of classes; or
+    the import path of a function or class. If it has parameters named `pretrained`, `drop_rate` or `drop_path`, these
+    arguments are passed to it.
+
+    Raises UserError if the function can't be imported, fails or doesn't return a module, or if `drop_rate` or
+    `drop_path` is above 0 and `model` has no parameter of that name.
     """
     name = model_name(model)
     maker = find_maker(model) if isinstance(model, str) else model
@@ -51,21 +54,24 @@ def create_own(
 
 
 def passed_object(model: str | OwnModel | None) -> OwnModel | None:
-    """Return `model` if it is an object that can't be made again from its name in the settings, otherwise None."""
+    """Return `model` if it is a module, or a function that can't be imported by name. Otherwise return None.
+
+    Such an object can't be made again from its name in a run's settings, so the caller must pass it on.
+    """
     return None if model is None or isinstance(model, str) or not is_object(model_name(model)) else model
 
 
 def find_maker(path: str) -> Callable[..., torch.nn.Module]:
     """Return the function or class at the import path `path`, such as "package.module:function".
 
-    It must be a Python function or a subclass of `torch.nn.Module`, so that a run's files can name it. Raises
-    UserError if it isn't, or can't be imported.
+    Raises UserError if it can't be imported, or if it is neither a Python function nor a subclass of `torch.nn.Module`.
+    Only these may be named in a run's files.
     """
     found = import_path(path)
     if found is None:
         raise UserError(
             f"model = {path} was passed to train() as an object, so it can't be made from its name; "
-            "give model= that object again, or --model package.module:function"
+            "pass the object as model= again, or give --model package.module:function"
         )
     module, name = found
     try:
@@ -73,11 +79,11 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UserError(
-                f"model = {path}: {module} needs {error.name}, which is not installed; install it"
+                f"model = {path}: {module} needs {error.name}, which is not installed; install {error.name}"
             ) from error
         raise UserError(
-            f"model = {path}: there is no module {error.name} on Python's path; give --model {path} in its folder, or "
-            "set PYTHONPATH"
+            f"model = {path}: there is no module {error.name} on Python's path; run the command in the module's "
+            "folder, or set PYTHONPATH"
         ) from None
     except Exception as error:
         raise UserError(f"model = {path}: importing {module} failed ({_with_type(error)}); fix the module") from error
@@ -88,10 +94,11 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
 
 
 def require_logits(model: torch.nn.Module, name: str, classes: int, sides: Iterable[int]) -> None:
-    """Raise UserError unless `model` returns logits, float [n, `classes`], for images of each of `sides`, in px.
+    """Raise UserError unless `model` returns logits, float [n, `classes`], for square images of each of `sides`, in px.
 
-    At least one parameter must be trainable, and the state_dict may hold nothing but tensors. The model runs in eval
-    mode on two images, which also creates the parameters of lazy layers.
+    It is tried in eval mode on two images, which creates the parameters of lazy layers. Raises UserError if the output
+    is probabilities, if no parameter is trainable, or if the state_dict holds anything but tensors. `name`: the model's
+    name for the messages.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -102,14 +109,17 @@ def require_logits(model: torch.nn.Module, name: str, classes: int, sides: Itera
         for module, flag in training.items():
             module.training = flag
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"model = {name} has no trainable parameter; set requires_grad of some")
+        raise UserError(f"model = {name} has no trainable parameter; set requires_grad = True for some of them")
     for key, each in model.state_dict().items():
         if not isinstance(each, torch.Tensor):
             raise UserError(f"model = {name}: '{key}' in its state_dict is not a tensor; remove get_extra_state")
 
 
 def require_same_structure(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise UserError if the names or shapes of the tensors of `model` differ from a checkpoint's `weights`."""
+    """Raise UserError if the names or shapes of the tensors of `model` differ from those of a checkpoint's `weights`.
+
+    `name`: the model's name for the message.
+    """
     own = {key: tuple(each.shape) for key, each in model.state_dict().items()}
     then = {key: tuple(each.shape) for key, each in weights.items()}
     for key in (*then, *own):
@@ -158,7 +168,7 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
     except Exception as error:
         raise fixable(error) or UserError(
             f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
-            f"({_with_type(error)}); make it accept these, or give another --image-size"
+            f"({_with_type(error)}); make the model accept such pictures, or give another --image-size"
         ) from error
     wanted = f"return logits, float [n, {classes}]"
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():

@@ -16,10 +16,10 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision: run the forward pass in the context `autocast()`, and scale the loss with `scaler`.
+    """The precision of a model's steps: run forward passes in the context `autocast()`, scale the loss with `scaler`.
 
-    `name` is "fp32", "bf16" or "fp16". `scaler` is only enabled for fp16. `unavailable` says why the precision in the
-    settings isn't used, and is None if it is.
+    `name`: "fp32", "bf16" or "fp16". `scaler`: passes the loss through unless `name` is "fp16". `unavailable`: why this
+    is another precision than the settings ask for, or None if it is the same.
     """
 
     name: str
@@ -31,7 +31,8 @@ class Precision:
 def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dtype: str) -> Precision:
     """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast at it, else fp32.
 
-    On a GPU that only emulates bf16, fp16 replaces it.
+    If `dtype` is "bf16" and the GPU only emulates it, return fp16. `unavailable` of the result says why `dtype` isn't
+    used. On a CPU, layers of `model` that are slow in 16 bits are changed so that they stay in fp32.
     """
     if not amp:
         return make_precision("fp32", model, device)
@@ -46,7 +47,7 @@ def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dt
 def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> Precision:
     """Return the precision `name`: "fp32", "bf16" or "fp16".
 
-    In bf16 and fp16 on a CPU, slow layers of `model` are changed so that they stay in fp32.
+    For bf16 and fp16 on a CPU, layers of `model` that are slow in 16 bits are changed so that they stay in fp32.
     """
     half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
@@ -60,8 +61,9 @@ def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> P
 def amp_problem(device: torch.device, dtype: str) -> str | None:
     """Return why mixed precision in `dtype` is slow or impossible on `device`, or None if it is fast.
 
-    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it, and torch's own are far slower than fp32. MPS
-    supports bf16 from macOS 14 on, and the loss scaler that fp16 needs from torch 2.8 on.
+    `dtype`: "bf16" or "fp16".
+    On a CPU without AVX-512 or AMX, oneDNN has no kernels for 16 bits, and torch's own kernels are far slower than
+    fp32. On MPS, bf16 needs macOS 14, and fp16 needs the loss scaler of torch 2.8.
     """
     if device.type == "mps":
         if dtype == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):

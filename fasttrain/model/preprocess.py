@@ -6,10 +6,10 @@ import torch
 
 
 class NormalizePixels(torch.nn.Module):
-    """Convert uint8 [n, H, W, 3] in 0..255 to `dtype` [n, 3, H, W], as (x / 255 - mean) / std.
+    """Convert pixels x, uint8 [n, H, W, 3], to the model's input (x / 255 - mean) / std, `dtype` [n, 3, H, W].
 
-    `mean` and `std` are for RGB in [0, 1]. With `channels_last` the result keeps the input's NHWC memory layout, so the
-    conversion is a single pass.
+    `mean`, `std`: three numbers for R, G and B in [0, 1]. `channels_last`: keep the memory layout of the pixels (NHWC),
+    so that the conversion is a single pass. Otherwise the result is contiguous (NCHW).
     """
 
     scale: torch.Tensor

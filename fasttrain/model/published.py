@@ -17,7 +17,10 @@ _TABLE = Path(__file__).with_name("published.csv")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model with ImageNet weights: `parameters` in millions, and `top1` in percent for images of `image_size` px."""
+    """timm's published result of a model with ImageNet weights.
+
+    `parameters`: their number in millions. `top1`: the accuracy on ImageNet in percent, for images of `image_size` px.
+    """
 
     name: str
     parameters: float
@@ -44,9 +47,10 @@ def source() -> tuple[str, str]:
 
 
 def find_models(pattern: str | None = None, *, max_parameters: float | None = None) -> list[PublishedModel]:
-    """Return the models whose name contains `pattern`, or matches it if it has the wildcards *, ? or [.
+    """Return the published models whose name contains `pattern`. If `pattern` has a wildcard (*, ? or [), match it.
 
-    `max_parameters`: in millions. Raises UserError if there is no such model; the message has the nearest name.
+    `pattern`: None stands for all models. `max_parameters`: the greatest number of parameters, in millions. Raises
+    UserError if no name matches, with the nearest name, or if all matching models have more parameters.
     """
     everything = published_models()
     found: Sequence[PublishedModel] = everything
@@ -57,15 +61,15 @@ def find_models(pattern: str | None = None, *, max_parameters: float | None = No
         found = [each for each in everything if any(fnmatchcase(name, wild) for name in _names(each))]
         if not found:
             names = sorted({name for each in everything for name in _names(each)})
-            raise UserError(f"'{pattern}': no model with published results has such a name{nearest(tidy, names)}")
+            raise UserError(f"'{pattern}' matches no model with published ImageNet results{nearest(tidy, names)}")
     found = [each for each in found if max_parameters is None or each.parameters <= max_parameters]
     if not found:
-        raise UserError(f"--max-parameters {max_parameters:g}: all matching models have more; give a larger number")
+        raise UserError(f"--max-parameters {max_parameters:g}: each matching model has more; give a larger number")
     return list(found)
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Return the shell completions of `--model`: architectures, or their weights if `incomplete` has a dot."""
+    """Return the values of `--model` that begin with `incomplete`: architectures, or names with tags after a dot."""
     names = (each.name if "." in incomplete else each.name.partition(".")[0] for each in published_models())
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 

@@ -12,13 +12,14 @@ class ModelSpec:
     """The description of a trained model, from which it can be rebuilt.
 
     `name`: timm's name or an import path. `classes`: their names, in label order. `geometry`: how photographs are
-    resized and cropped. `mean`, `std`: of RGB in [0, 1]. `img_size`: timm's argument of that name, or None if the model
-    was created without it. `temperature`: divides the logits before the softmax.
+    resized and cropped. `mean`, `std`: three numbers for R, G and B in [0, 1], which normalize the pixels. `img_size`:
+    timm's argument of that name, or None if the model was created without it. `temperature`: divides the logits before
+    the softmax.
 
-    `multi_label`: each class is a separate yes-or-no decision, and the temperature is 1. `thresholds`: the probability
-    from which each class counts as present in such a model. None stands for 0.5.
+    `multi_label`: True if a photograph can have several classes. The temperature is then 1, and `thresholds` holds the
+    probability from which each class counts as present; None stands for 0.5 for all classes.
 
-    `reject_threshold`: the probability below which the answer is "unknown". None if none was chosen.
+    `reject_threshold`: the answer is "unknown" if the greatest probability is below this. None: no answer is rejected.
     """
 
     name: str
@@ -34,5 +35,5 @@ class ModelSpec:
 
     @property
     def image_size(self) -> int:
-        """Return the side in px of the images that the model is given."""
+        """Return the side of the model's square input, in px."""
         return self.geometry.image_size

@@ -19,10 +19,11 @@ _CLASSES = 100
 def training_rate(
     name: str, side: int, device: torch.device, *, batch_size: int = 32, amp: bool = False
 ) -> float | None:
-    """Return how many images of `side` px per second the model `name` trains on; None if memory runs out.
+    """Return the speed of training the timm model `name` in images of `side` px per second; None if memory runs out.
 
-    A step is a forward pass, a backward pass and an update with SGD. The first one, in which libraries choose their
-    kernels, only counts if it takes longer than `SECONDS`. Raises UserError for a name that timm doesn't know.
+    Training steps (forward, backward, an SGD update) are repeated for `SECONDS`. The first step, in which libraries
+    choose their kernels, doesn't count, unless it alone takes longer than that. `amp`: train in bf16 if `device` is
+    fast at it. Raises UserError if there is no such model, or if it doesn't accept this size.
     """
     try:
         model = create_model(name, _CLASSES, img_size=img_size_for(name, side))

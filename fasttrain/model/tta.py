@@ -6,7 +6,7 @@ import torch
 
 
 class FlipAveraged(torch.nn.Module):
-    """Average the logits of `model` for images and for their mirror images, as FFCV's ImageNet recipe does.
+    """Averages the logits of `model` for an image and for its mirror image, as FFCV's ImageNet recipe does.
 
     The input is float [n, 3, H, W], the output float [n, classes].
     """

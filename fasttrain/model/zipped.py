@@ -9,10 +9,10 @@ from fasttrain.errors import UserError
 
 
 def require_honest_sizes(path: Path) -> None:
-    """Raise UserError if the zip file `path` would unpack to more bytes than it has.
+    """Raise UserError if the zip file `path` would unpack to more bytes than its own size.
 
-    torch writes its files without compression, so such a file was made to fill the memory. A file
-    that is not a zip passes.
+    torch writes its files without compression, so a file that grows was made to fill the memory. Nothing is raised for
+    a file that is not a zip.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -21,5 +21,6 @@ def require_honest_sizes(path: Path) -> None:
         return
     if declared > path.stat().st_size:
         raise UserError(
-            f"{path}: refused, because it would unpack to {declared:,} bytes, more than the file has; get it again"
+            f"{path}: refused, because it would unpack to {declared:,} bytes, more than its own size, but torch.save "
+            "doesn't compress; get the file from its author again"
         )

@@ -1,6 +1,6 @@
 """Find the bottleneck of a measured training step, and propose settings to change.
 
-FFCV's "bottleneck doctor" gives such advice as a checklist for people; here it follows from the measured numbers.
+FFCV's "bottleneck doctor" is a checklist for people. This advice follows from the measured numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ COPY_TIES = 1.2  # the loader's rate includes the copies, so the two are never q
 
 @dataclass(frozen=True)
 class Conditions:
-    """The facts, besides the settings, that the diagnosis depends on.
+    """The facts, besides measurements and settings, that the diagnosis depends on.
 
-    `device`: cpu, cuda or mps. `cores`: the number of cores that this process may use. `loader`, `workers`: those in
-    use. `faster_loaders`: names of loaders to try, see `loaders_to_try`. `amp_pays`: mixed precision makes the step
-    faster. `compiled`: the model is compiled. `fused`: the optimizer runs as one kernel. `stored_side`: median of the
-    photographs' longer sides in the shards, px. `raw`: the shards store pixels, not JPEGs. `fits_memory`: all shards
-    fit into memory. `busy_cores`: the result of `cores.busy_cores_warning()` before the measurement.
+    `device`: "cpu", "cuda" or "mps". `cores`: the number of cores that this process may use. `loader`: the name of the
+    loader in use. `workers`: its number of threads or processes. `faster_loaders`: the names of loaders that may be
+    faster. `amp_pays`: mixed precision makes the step faster. `compiled`: the model is compiled. `fused`: the optimizer
+    runs as one kernel. `stored_side`: the median of the photographs' longer sides in the shards, px. `raw`: the shards
+    store pixels, not JPEGs. `fits_memory`: all shards fit into memory. `busy_cores`: a warning that other programs keep
+    cores busy, or None.
     """
 
     device: str
@@ -48,10 +49,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The bottleneck, the proposed settings, and a sentence about both.
+    """What limits the speed of training, and which settings to try.
 
-    `bottleneck`: "data", "copy", "augment", "optimizer", "logging", "model", or "cores" if loader and step compete for
-    the cores. `proposals`: the most promising first.
+    `bottleneck`: the phase of the step that limits the speed, "data", "copy", "augment", "optimizer", "logging" or
+    "model"; or "cores" if loader and step compete for the cores. `proposals`: options to try, the most promising first,
+    at most three. `sentence`: bottleneck and proposals in words.
     """
 
     bottleneck: str
@@ -60,13 +62,16 @@ class Diagnosis:
 
 
 def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) -> Diagnosis:
-    """Return the diagnosis of a measurement. Propose only settings that are not in use yet."""
+    """Return the diagnosis of the measurement `measured` of a run with the settings `config`.
+
+    Settings that are already in use are not proposed.
+    """
     bottleneck = _bottleneck(measured, conditions)
     proposals = tuple(islice(_PROPOSALS[bottleneck](config, conditions), PROPOSALS))
     found = _found(bottleneck, measured, config, conditions)
     advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to try: {_LEFT[bottleneck]}"
     warning = (
-        f" {conditions.busy_cores[0].upper()}{conditions.busy_cores[1:]}: end them and measure again."
+        f" {conditions.busy_cores[0].upper()}{conditions.busy_cores[1:]}: end these programs and measure again."
         if conditions.busy_cores
         else ""
     )

@@ -29,7 +29,7 @@ _COPIES = 20
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """Seconds per step: the median, the mean, and the share of the total time, in [0, 1]."""
+    """The time of one phase of a step: its median and mean in seconds, and its share of the step's time, in [0, 1]."""
 
     median: float
     mean: float
@@ -38,7 +38,7 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The times of `steps` steps: the time of each phase in `PHASES`, and the rate in images per second."""
+    """The times of `steps` measured steps: the time of each phase by its name, and the rate in images per second."""
 
     steps: int
     phases: dict[str, PhaseTime]
@@ -49,9 +49,9 @@ class StepTimes:
 class Measured:
     """The result of `measure`. Rates are in images per second.
 
-    `together`: loader and step as in training. `step_alone`: the step without the loader. `loader_rate`: the loader
-    alone. `copy_rate`: copies to the device; None on a CPU. `amp_rate`: the step alone in mixed precision; None if that
-    was not measured.
+    `together`: the times with loader and step as in training. `step_alone`: the times on a batch in memory, without
+    the loader. `loader_rate`: the rate of the loader without the step. `copy_rate`: the rate of copies to the device;
+    None on a CPU. `amp_rate`: the rate of the step alone in mixed precision; None if it was not measured.
     """
 
     together: StepTimes
@@ -64,11 +64,11 @@ class Measured:
 def measure(
     state: TrainingState, step: Step, steps: int, say: Callable[[str], None], amp: Autocast | None = None
 ) -> Measured:
-    """Measure `steps` training steps, the loader alone, and the step alone for a third as many steps.
+    """Measure `steps` training steps, then the loader alone, then the step alone for a third as many steps.
 
-    Each measurement begins with `WARM_UP` uncounted steps, and uses other epochs than the ones before, so that its
-    photographs are not in the page cache yet. `state` is changed. `amp`: a precision in which the step is measured
-    as well. `say` is called with a line before each part.
+    Each measurement begins with `WARM_UP` steps that don't count. It continues with later epochs than the measurement
+    before. `state`: the run's state, which is trained and changed. `say`: called with a line before each measurement.
+    `amp`: the autocast of a precision in which to measure the step alone once more, or None.
     """
     epochs = _Epochs(state)
     pictures = state.loader
@@ -93,7 +93,7 @@ class HeldLoader(Loader):
     name = "held"
 
     def __init__(self, pictures: Loader, images: torch.Tensor) -> None:
-        """`images`, uint8 [n, H, W, 3], is a full batch."""
+        """Make a loader for the samples of `pictures`. `images`: the batch to repeat, uint8 [n, H, W, 3], full."""
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self._images = images
 
@@ -103,11 +103,11 @@ class HeldLoader(Loader):
 
 
 class Stopwatch:
-    """Records when each phase begins and ends.
+    """Records when each phase of a step begins and ends.
 
-    On CUDA it records events on the current stream, which are read at the end. They measure how long the device worked
-    and idled in each phase without making the host wait, so that work overlaps as in training (untested on a GPU).
-    On other devices it uses the host's clock, on MPS after waiting for the device.
+    On CUDA it records events on the current stream and reads these at the end. So the host needn't wait for the device,
+    and host and device overlap as in training. On other devices it uses the host's clock, on MPS after waiting for the
+    device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -116,18 +116,21 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Record the time spent inside the `with` block as the phase `name`, one of `PHASES`."""
+        """Record the time of this context as the phase `name`, one of `PHASES`."""
         start = self._mark()
         yield
         self._spans.append((name, start, self._mark()))
 
     def seconds(self, phase: str) -> list[float]:
-        """Return how many seconds each execution of `phase` took, in order."""
+        """Return how many seconds each recorded `phase` took, in the order of the recording."""
         self._synchronize()
         return [_seconds(start, end) for name, start, end in self._spans if name == phase]
 
     def steps(self) -> list[dict[str, float]]:
-        """Return the seconds of each phase for each complete step. Time between phases counts as `LOGGING`."""
+        """Return a dict for each complete step: the seconds of each phase, by its name.
+
+        The time between phases counts as `LOGGING`.
+        """
         self._synchronize()
         starts = [number for number, (name, *_) in enumerate(self._spans) if name == DATA]
         steps = []
@@ -202,7 +205,7 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
 
 
 def _nothing(*arguments: object) -> None:
-    """Do nothing. It replaces the functions by which a run shows progress, checks and saves."""
+    """Do nothing, in place of the functions with which a run shows its progress, checks and saves."""
 
 
 def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.Tensor]:
@@ -227,7 +230,7 @@ def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.
 
 
 def _copy_rate(images: torch.Tensor, device: torch.device) -> float | None:
-    """Measure copies from page-locked memory to `device`. Return images per second; None on a CPU, without copies."""
+    """Return how many images per second are copied to `device`, on CUDA from page-locked memory. None for a CPU."""
     if device.type == "cpu":
         return None
     source = images.cpu().pin_memory() if device.type == "cuda" else images.cpu()

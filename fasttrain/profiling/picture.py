@@ -25,7 +25,10 @@ LETTERED_FROM = 0.06  # a share of the longest bar; longer parts have room for t
 
 
 def profile_figure(profile: Profile) -> Figure:
-    """Return a figure with three bars in ms per batch: the phases together, the step alone, the loader alone."""
+    """Return a figure with three bars in ms per batch: loader and step together, the step alone, the loader alone.
+
+    The parts of a bar are the phases of a step.
+    """
     from matplotlib.figure import Figure
 
     measured = profile.measured

@@ -13,7 +13,9 @@ from fasttrain.profiling.measure import Measured
 class Profile:
     """The result of `profile`: the measurements and their diagnosis.
 
-    `batch_size`: photographs per optimizer step, including accumulated batches. `photographs`: size of the train split.
+    `measured`: the times and rates. `diagnosis`: what limits the speed, and what to try. `batch_size`: photographs per
+    optimizer step, including accumulated batches. `photographs`: the size of the train split. `loader`: the loader's
+    name. `device`: such as "cuda:0".
     """
 
     measured: Measured

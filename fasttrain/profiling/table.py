@@ -26,7 +26,7 @@ LABELS = {
 
 
 def profile_table(profile: Profile) -> RenderableType:
-    """Return the complete profile as text."""
+    """Return the profile as text for the terminal: the phases, the rates and the diagnosis."""
     measured = profile.measured
     together = measured.together
     phases = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")

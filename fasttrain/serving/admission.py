@@ -14,7 +14,7 @@ from fasttrain.text import counted
 class Admission:
     """Counts the photographs and bytes that are being processed, from a request's first byte to its answer.
 
-    `photographs`, `bytes`: the current numbers. Only one event loop may use it.
+    `photographs`, `bytes`: the current numbers. Only one event loop may use an instance, which has no lock.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -25,8 +25,10 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[Place]:
-        """Return a context that holds a place in the queue for one photograph. Raises Refused (429) if the queue is
-        full."""
+        """Return a context that counts a new request's first photograph, and yields the request's place in the queue.
+
+        `Place.grow` adds further photographs and the bytes. Raises Refused (429) if the queue is full.
+        """
         place = Place(self)
         place.grow(photographs=1)
         try:
@@ -38,7 +40,7 @@ class Admission:
         """Add photographs and bytes to the counts. Raises Refused (429) if that would exceed a limit."""
         if self.photographs + photographs > self._limits.queue or self.bytes + size > self._limits.bodies:
             wait = {"Retry-After": str(self._rate.seconds_for(self.photographs))}
-            queued = counted(self.photographs, "photograph")
+            queued = f"{counted(self.photographs, 'photograph')} of {self.bytes / 1e6:,.1f} MB"
             raise Refused(429, f"the queue is full, with {queued}; try again later", wait)
         self.photographs += photographs
         self.bytes += size
@@ -51,10 +53,10 @@ class Admission:
 
 
 class Place:
-    """The photographs and bytes of one request in the queue.
+    """A request's place in the queue: the photographs and bytes that it adds to the counts of `Admission`.
 
-    The request holds them, and so does any of its decoding threads that is still running after the answer. They are
-    given back when the last holder releases them.
+    The request holds its place, and so does each of its decoding threads that still runs after the answer. When the
+    last of these holders releases the place, its photographs and bytes are subtracted from the counts.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -63,17 +65,17 @@ class Place:
         self._holders = 1
 
     def grow(self, photographs: int = 0, size: int = 0) -> None:
-        """Add photographs and bytes. Raises Refused (429) if that would exceed a limit."""
+        """Add photographs and bytes to the place and to the counts. Raises Refused (429) if a limit is exceeded."""
         self._admission.take(photographs, size)
         self._photographs += photographs
         self._bytes += size
 
     def hold(self) -> None:
-        """Add a holder."""
+        """Add a holder, which must call `release` once."""
         self._holders += 1
 
     def release(self) -> None:
-        """Remove a holder, and give photographs and bytes back if it was the last one."""
+        """Remove a holder. If it was the last one, subtract the place's photographs and bytes from the counts."""
         self._holders -= 1
         if not self._holders:
             self._admission.give_back(self._photographs, self._bytes)
@@ -91,6 +93,6 @@ class _Rate:
             self._since, self._count, self._last = time.monotonic(), 0, self._count / seconds
 
     def seconds_for(self, photographs: int) -> int:
-        """Return the time that `photographs` take at this rate, in seconds, an integer from 1 to 60."""
+        """Return how many seconds a number of `photographs` takes at the recent rate, an integer from 1 to 60."""
         rate = self._last or self._count / max(time.monotonic() - self._since, 1e-3)
         return min(max(math.ceil(photographs / rate) if rate else 1, 1), 60)

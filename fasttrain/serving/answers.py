@@ -15,24 +15,30 @@ class ClassProbability(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The prediction for one photograph: its classes, the likeliest first, or an error."""
+    """The prediction for one photograph: its classes, the likeliest first, or the error if it can't be read."""
 
     image: str = Field(description="the file's name in the request")
     answer: str | None = Field(
-        None, description='the likeliest class, or "unknown" below the reject threshold; absent without a threshold'
+        None,
+        description='the likeliest class, or "unknown" if its probability is below the reject threshold; absent if '
+        "the service has no threshold",
     )
-    top: list[ClassProbability] | None = None
-    classes: list[ClassProbability] | None = Field(None, description="replaces `top` for a multi-label model")
-    heat_map: str | None = Field(None, description="a PNG as a data URL")
-    error: str | None = Field(None, description="why the photograph can't be read")
+    top: list[ClassProbability] | None = Field(None, description="the `top_k` likeliest classes")
+    classes: list[ClassProbability] | None = Field(
+        None, description="in place of `top` if the model is multi-label: all classes that reach their thresholds"
+    )
+    heat_map: str | None = Field(None, description="a PNG as a data URL, if the request has `explain`")
+    error: str | None = Field(None, description="why the photograph can't be read; absent if it can")
 
 
 class Answer(BaseModel):
-    """The answer to a request: an entry for each photograph, in the order of the request."""
+    """The answer to a request: the model's name, and a prediction for each photograph in the order of the request."""
 
     model: str
     predictions: list[Prediction]
-    detail: str | None = Field(None, description="the reason if a photograph can't be read")
+    detail: str | None = Field(
+        None, description="one line about the photographs that can't be read; absent if all can be read"
+    )
 
 
 class Problem(BaseModel):
@@ -42,19 +48,19 @@ class Problem(BaseModel):
 
 
 class Model(BaseModel):
-    """The model, and the limits of a request."""
+    """The served model, and the greatest request that the service accepts."""
 
     name: str
     classes: list[str]
     multi_label: bool
     explains: bool = Field(description="whether the parameter `explain` adds heat maps")
-    max_bytes: int
-    max_pixels: int
-    max_images: int
+    max_bytes: int = Field(description="the greatest size of a request's body")
+    max_pixels: int = Field(description="the greatest width times height of a photograph")
+    max_images: int = Field(description="the greatest number of photographs in a request")
 
 
 class Health(BaseModel):
-    """The state of the service: "ok" or "failed"."""
+    """The state of the service: "ok" if it can predict, otherwise "failed"."""
 
     status: str
 

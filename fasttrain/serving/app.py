@@ -54,10 +54,10 @@ _BODY = {
 
 
 def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, token: str | None = None) -> ASGIApp:
-    """Return the application that serves `model`.
+    """Return the ASGI application that serves `model`.
 
-    `workers`: the number of decoding threads. `top_k`: the number of classes in an answer, unless the request says
-    otherwise. `token`: the bearer token that requests must have, or None if they need none.
+    `limits`: the greatest requests to accept. `workers`: the number of decoding threads. `top_k`: the number of classes
+    in an answer if the request names none. `token`: the bearer token that requests must have; None if they need none.
     """
     admission = Admission(limits)
     metrics = Metrics(model.name, lambda: admission.photographs, limits.queue)
@@ -155,7 +155,7 @@ def _explained(model: Model, explain: str | None) -> int | None:
 
 
 def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: Limits, checks: list[Any]) -> None:
-    """Add `/model`, `/healthz` and `/metrics` to `app`. `checks`: as in `_add_prediction`."""
+    """Add `/model`, `/healthz` and `/metrics` to `app`. `checks`: these refuse requests without the token."""
     model = classifier.model
     about = answers.Model(
         name=model.name,

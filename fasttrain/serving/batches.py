@@ -14,13 +14,13 @@ Result = TypeVar("Result")
 
 
 class Batches(Generic[Item, Result]):
-    """Runs the function `work` on batches of waiting items, in a separate thread. Only one event loop may use it.
+    """Runs the function `work` on batches of waiting items, in a separate thread.
 
-    `work`: takes a sequence of items and returns the result of each. `size`: the largest batch. `wait`: the longest
-    time that a batch waits for more items, in seconds.
+    `work`: takes a sequence of items and returns the result of each, in the same order. `size`: the number of items in
+    a full batch. `wait`: the longest time that a batch waits for more items, in seconds.
 
-    A batch starts when it is full, when no more items are expected, or after waiting for `wait` seconds. While a batch
-    runs, items collect for the next one, so batches grow with the load.
+    A batch starts when it is full, when no context of `expect` is open, or after waiting for `wait` seconds. While a
+    batch runs, items collect for the next one, so batches grow with the load. Only one event loop may use an instance.
     """
 
     def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]], size: int, wait: float) -> None:
@@ -33,8 +33,7 @@ class Batches(Generic[Item, Result]):
 
     @contextlib.contextmanager
     def expect(self) -> Iterator[None]:
-        """Return a context that announces one more item. Within the context, a batch that isn't full waits for this
-        item."""
+        """Return a context that announces an item. While it is open, a batch that isn't full waits for more items."""
         self._expected += 1
         try:
             yield
@@ -43,15 +42,17 @@ class Batches(Generic[Item, Result]):
             self._changed.set()
 
     async def run(self, item: Item) -> Result:
-        """Add `item` to the next batch, wait for the batch, and return the item's result. Raises the exception that
-        `work` raised for the batch, if any."""
+        """Add `item` to the next batch, wait for the batch, and return the item's result.
+
+        If `work` raises an exception for the batch, this raises the same exception.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._changed.set()
         return await future
 
     def start(self) -> None:
-        """Start to run batches, in the current event loop."""
+        """Start to run batches. Their items must come from the current event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -64,7 +65,7 @@ class Batches(Generic[Item, Result]):
 
     @property
     def running(self) -> bool:
-        """Return whether batches are being run: after `start`, and before `stop` or a failure."""
+        """Return whether added items will be run: after `start`, and before `stop` or an internal error."""
         return self._task is not None and not self._task.done()
 
     async def _run(self) -> None:

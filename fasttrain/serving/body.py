@@ -16,14 +16,14 @@ from fasttrain.serving.limits import Limits, Refused
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded file. `name`: the name in the form, or empty if the body is the file. `data`: the file's bytes."""
+    """An uploaded file: its bytes `data`, and its `name` in the form, which is empty if the body is a single file."""
 
     name: str
     data: bytes
 
 
 async def read_uploads(request: Request, limits: Limits, place: Place) -> list[Upload]:
-    """Return the files in the body of `request`, at least one, and count them and their bytes in `place`.
+    """Return the files in the body of `request`, at least one. Add them and their bytes to the request's `place`.
 
     Raises Refused with status 400 for an empty body or an invalid form, 408 if the body takes longer than
     `limits.timeout`, 413 if it exceeds a limit, and 429 if the queue is full. Raises ClientDisconnect if the client
@@ -42,7 +42,7 @@ async def read_uploads(request: Request, limits: Limits, place: Place) -> list[U
 
 
 def _check_length(request: Request, limits: Limits, place: Place) -> None:
-    """Count a body's Content-Length, if it has one, before reading it. Raises Refused if it is too large."""
+    """Add the request's Content-Length, if given, to `place`. Raises Refused (413 or 429) if it exceeds a limit."""
     length = request.headers.get("content-length")
     if length is None:
         return

@@ -52,7 +52,7 @@ class _Output:
 
 
 class Classifier:
-    """Classifies uploaded files with `model`. `workers`: the number of decoding threads."""
+    """Classifies uploaded files with `model`, within `limits`. `workers`: the number of decoding threads."""
 
     def __init__(self, model: Model, limits: Limits, metrics: Metrics, workers: int) -> None:
         self.model = model
@@ -61,7 +61,7 @@ class Classifier:
         self._batches: Batches[_Input, _Output] = Batches(self._run_model, limits.batch, limits.batch_wait)
 
     def start(self) -> None:
-        """Start to accept files, in the current event loop."""
+        """Start to accept files. Only the current event loop may call `classify`."""
         self._batches.start()
 
     async def stop(self) -> None:
@@ -75,9 +75,11 @@ class Classifier:
         return self._batches.running
 
     async def classify(self, uploads: Sequence[Upload], options: Options, place: Place) -> list[dict[str, Any]]:
-        """Classify `uploads`, and return an entry for each: its classes, or an error and its status.
+        """Classify `uploads`, and return an entry for each, in the same order, with the fields of `answers.Prediction`.
 
-        `place`: the request's place in the queue. Raises Refused (503) if this takes longer than `limits.timeout`.
+        If a file can't be read, its entry has `error` and the HTTP `status` instead of classes. `place`: the request's
+        place in the queue; threads that still decode after a timeout hold it. Raises Refused (503) if the answer takes
+        longer than `limits.timeout`.
         """
         loop = asyncio.get_running_loop()
         decoding = [self._pool.submit(self._decode, each.data) for each in uploads]

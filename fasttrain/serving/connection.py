@@ -11,11 +11,10 @@ HEAD_BYTES = 65_536
 
 
 def connection_type(timeout: float) -> type[HttpToolsProtocol]:
-    """Return uvicorn's connection class, extended to close a connection after waiting for the client too long.
+    """Return a subclass of uvicorn's connection that closes itself after waiting `timeout` seconds for the client.
 
-    `timeout`: the longest wait in seconds. The server waits for the client until the headers of a request are complete,
-    while the client doesn't read an answer, and after an answer. Waiting for a request's body is left to the
-    application.
+    It waits for the complete headers of a request, for the client to read the answer, and for the next request. The
+    application has to limit the time for a request's body.
     """
 
     class Connection(HttpToolsProtocol):

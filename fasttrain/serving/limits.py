@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a service.
+    """The limits of a service. Each is the greatest accepted value.
 
-    `queue`: the photographs that are processed at the same time. `body`: the bytes of one request. `bodies`: the bytes
-    of all requests that are processed at the same time. `images`: the photographs in one request. `pixels`: the pixels
-    of one photograph. `batch`: the photographs in one batch of the model. `batch_wait`: the time to wait for a full
-    batch, in seconds. `timeout`: the time to receive a body, and the time to answer it, each in seconds. `connections`:
-    the connections that are open at the same time.
+    `queue`: photographs that are processed at the same time. `body`: bytes of one request. `bodies`: bytes of all
+    requests that are processed at the same time. `images`: photographs in one request. `pixels`: width times height of
+    one photograph. `batch`: photographs in one batch of the model. `batch_wait`: seconds that a batch waits to become
+    full. `timeout`: seconds to receive a body, and as many again to answer. `connections`: connections that are open at
+    the same time.
     """
 
     queue: int = 256
@@ -28,7 +28,7 @@ class Limits:
 
     @property
     def silence(self) -> float:
-        """How long a client may leave its connection idle before the server closes it, in seconds."""
+        """Return how many seconds a client may leave its connection idle before the server closes it."""
         return min(self.timeout, 10.0)
 
 

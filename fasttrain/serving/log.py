@@ -29,9 +29,10 @@ def write_line(**fields: Any) -> None:
 
 
 class Logged:
-    """An ASGI application that runs `app`, and logs and counts each request and each exception.
+    """An ASGI application that runs `app`, logs each HTTP request as a line, and counts it in `metrics`.
 
-    `paths`: the paths that are counted separately. All others are counted as "other".
+    An exception of `app` goes into the request's line, with its trace, and isn't raised again. `paths`: the paths that
+    are counted separately. All others are counted as "other".
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
@@ -67,7 +68,7 @@ class Logged:
 
 
 class JsonHandler(logging.Handler):
-    """Writes records of Python's logging, such as uvicorn's warnings, as lines of the same log."""
+    """A handler for Python's logging that writes each record, such as a warning of uvicorn, with `write_line`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         trace = {"trace": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info else {}

@@ -10,10 +10,10 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """The metrics of one service.
+    """The Prometheus counters, histograms and gauges of one service.
 
-    `model`: the model's name. `in_work`: returns the number of photographs that are being processed. `limit`: the most
-    that may be processed at the same time.
+    `model`: the model's name. `in_work`: called for the number of photographs that are being processed. `limit`: the
+    greatest number of photographs that may be processed at the same time.
     """
 
     def __init__(self, model: str, in_work: Callable[[], int], limit: int) -> None:
@@ -29,7 +29,11 @@ class Metrics:
         )
         self.photographs = Counter("fasttrain_photographs", "Photographs", ["result"], registry=registry)
         self.stages = Histogram(
-            "fasttrain_stage_seconds", "Seconds of each stage", ["stage"], buckets=_SECONDS, registry=registry
+            "fasttrain_stage_seconds",
+            "Seconds of each stage (decode, model)",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.batches = Histogram(
             "fasttrain_batch_size", "Photographs per batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=registry

@@ -23,7 +23,7 @@ The PNG shows the photograph with the class-activation map of that class over it
 
 @dataclass
 class Model:
-    """A trained model. `heat_map`: the function that draws its heat maps, or None if none can be drawn."""
+    """A trained model to serve. `heat_map`: the function that draws its heat maps; None if the service has none."""
 
     predictor: Predictor
     heat_map: HeatMap | None = None
@@ -48,9 +48,10 @@ class Model:
 
 
 def heat_maps(predictor: Predictor) -> HeatMap | None:
-    """Return the function that draws heat maps of the predictor's model, or None if heat maps can't be drawn.
+    """Return the function that draws heat maps of the predictor's model.
 
-    Heat maps need the extra `explain`, a run folder and a convolutional model.
+    Return None if heat maps can't be drawn: for an exported file, for a model that isn't convolutional, or if the
+    extra `explain` isn't installed.
     """
     size = predictor.spec.geometry.image_size
     try:

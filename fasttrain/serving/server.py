@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -37,9 +38,10 @@ def serve(
 ) -> None:
     """Serve `model` at http://`host`:`port` until SIGTERM or Ctrl-C. Requests in progress are then still answered.
 
-    `workers`: the number of decoding threads. `top_k`: the number of classes in an answer, unless the request says
-    otherwise. `token`: the bearer token that requests must have, or None. `say`: called with the address as soon as
-    the service answers. Raises UserError if the port is in use.
+    `limits`: the greatest requests to accept. `workers`: the number of decoding threads. `top_k`: the number of classes
+    in an answer if the request names none. `token`: the bearer token that requests must have; None if they need none.
+    `say`: called with the address as soon as the service answers. Raises UserError if the service can't listen on this
+    address, for instance because the port is in use.
     """
     listener = _listen(host, port)
     model.warm_up(1, limits.batch)
@@ -91,11 +93,9 @@ class _Server(uvicorn.Server):
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the bearer token in `file` or, without a file, in the variable FASTTRAIN_SERVE_TOKEN.
+    """Return the bearer token in `file`. If `file` is None, return the environment variable FASTTRAIN_SERVE_TOKEN.
 
-    Returns None if neither is given.
-
-    Raises UserError if the file can't be read or is empty.
+    Return None if that variable is unset or empty. Raises UserError if the file can't be read or is empty.
     """
     if file is None:
         token = os.environ.get(TOKEN, "").strip()
@@ -123,7 +123,9 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; give another --port") from error
+        of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)  # ports below 1024 may need root
+        cure = f"give another {'--port' if of_port else '--host'}"
+        raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; {cure}") from error
     return listener
 
 

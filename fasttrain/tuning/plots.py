@@ -19,7 +19,8 @@ _SIDES = {"history": (8, 4.5), "epochs": (8, 4.5), "parallel": (9, 4.5), "import
 def write_plots(study: optuna.Study, out: Path) -> list[Path]:
     """Write the plots that are possible with the trials so far to the folder `out`, as PNG files. Return their paths.
 
-    These are history, epochs, parallel, slices and importances; the last three need several complete trials.
+    A complete trial is needed for `history.png` and `epochs.png`, and several for `parallel.png`, `slices.png` and
+    `importances.png`.
     """
     import optuna
 

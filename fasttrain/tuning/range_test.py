@@ -18,11 +18,12 @@ MEDIAN_OF = 5  # steps; single batches must neither end the sweep nor decide the
 
 @dataclass(frozen=True)
 class LrFindResult:
-    """The result of a range test. The lists have one entry per step.
+    """The result of a learning-rate range test.
 
-    `suggestion`: the rate at which the smoothed loss falls most steeply (see `steepest`); None if it does not fall.
-    `diverged`: the test ended early because the loss diverged. `photographs`: the size of the train split, from which
-    the batches were drawn. `picture`: the PNG file that was written, or None.
+    `learning_rates`, `losses`, `smoothed`: the rate, the loss and the smoothed loss of each step. `suggestion`: the
+    rate at which the smoothed loss falls most steeply, or None if it does not fall. `diverged`: the test ended early
+    because the loss diverged. `photographs`: the size of the train split, from which the batches were drawn. `picture`:
+    the PNG file with the curve, or None if none was asked for.
     """
 
     learning_rates: list[float]
@@ -38,7 +39,10 @@ class LrFindResult:
 
 
 def smooth(losses: list[float], width: float) -> list[float]:
-    """Smooth `losses` by a running median of five steps, then by a Gaussian of `width` steps. Neither causes a lag."""
+    """Return `losses` smoothed by a running median of five steps, then by a Gaussian of `width` steps.
+
+    Both are centred on the step, so the result doesn't lag.
+    """
     from scipy.ndimage import gaussian_filter1d, median_filter  # type: ignore[import-untyped]
 
     calm = median_filter(np.asarray(losses, np.float64), MEDIAN_OF, mode="nearest")
@@ -47,9 +51,11 @@ def smooth(losses: list[float], width: float) -> list[float]:
 
 
 def steepest(rates: list[float], smoothed: list[float]) -> float | None:
-    """Return the rate at which `smoothed` falls most steeply over log(rate), or None if it does not fall.
+    """Return the learning rate at which the smoothed loss falls most steeply over log(rate), or None if it never falls.
 
-    Only the first fall counts (see `_end_of_first_fall`), without the first tenth of the steps, which is noise.
+    `rates`, `smoothed`: the learning rate and the smoothed loss of each step. Later falls than the first don't count,
+    because the network is ruined after the loss has risen again. The first tenth of the steps, which is noise, doesn't
+    count either.
     """
     fall = slice(len(rates) // 10, _end_of_first_fall(smoothed) + 1)
     if len(rates[fall]) < 3:

@@ -9,10 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of the search, with its settings and its result.
+    """A trial of the search: a training run with its settings and its result.
 
-    `top1`: the validation top-1 accuracy of the epoch whose weights its run keeps; None if no epoch ended. `epochs`:
-    how many epochs it trained. `state`: "complete", "pruned", "diverged", "out of memory" or "failed".
+    `number`: the trial's number. `settings`: learning rate, weight decay and batch size. `top1`: the validation top-1
+    accuracy, in [0, 1], of the epoch whose weights the run keeps; None if no epoch ended. `epochs`: the number of
+    trained epochs. `state`: "complete", "pruned" (ended early because others are better), "diverged", "out of memory"
+    or "failed". `folder`: the folder that holds the run's folder.
     """
 
     number: int
@@ -27,8 +29,9 @@ class Trial:
 class TuneResult:
     """The result of `tune`: all trials of the study in `out`, and the best one.
 
-    `command`: the command line that trains with the best settings. `plots`: the PNG files. `photographs`: the size of
-    the val split, on which the trials are compared.
+    `best`: the complete trial with the highest `top1`, or None if no trial is complete. `command`: the command line
+    that trains with its settings, or None. `plots`: the PNG files with Optuna's plots. `photographs`: the size of the
+    val split, on which the trials are compared.
     """
 
     out: Path

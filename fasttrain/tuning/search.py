@@ -30,7 +30,7 @@ _RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}
 
 @dataclass(frozen=True)
 class Space:
-    """The search space: ranges (minimum, maximum) on a logarithmic scale, and the batch sizes to choose from."""
+    """The search space: ranges (minimum, maximum), searched on a logarithmic scale, and batch sizes to choose from."""
 
     learning_rate: tuple[float, float]
     weight_decay: tuple[float, float]
@@ -43,7 +43,10 @@ class Space:
         weight_decay: tuple[float, float] | None,
         batch_size: tuple[int, ...] | None,
     ) -> Space:
-        """Create the space. A range of None is chosen to suit `optimizer`. Raises UserError for an invalid range."""
+        """Return a search space. None stands for the default range, which for the learning rate depends on `optimizer`.
+
+        Raises UserError for an invalid range or batch size.
+        """
         usual = _RATES["sgd" if optimizer.lower() in ("sgd", "sgdw", "momentum", "nesterov") else "other"]
         space = Space(learning_rate or usual, weight_decay or (1e-6, 0.1), batch_size or (32, 64, 128))
         for name in ("learning_rate", "weight_decay"):
@@ -64,17 +67,18 @@ class Space:
         }
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether `settings` are within this space."""
+        """Return whether the learning rate, weight decay and batch size in `settings` are all within this space."""
         ranged = ("learning_rate", "weight_decay")
         inside = all(getattr(self, name)[0] <= settings[name] <= getattr(self, name)[1] for name in ranged)
         return inside and settings["batch_size"] in self.batch_size
 
 
 def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mapping[str, Any]) -> optuna.Study:
-    """Open the study in the folder `out`, or create it.
+    """Return the study in the folder `out`. If there is none, create it.
 
-    `settings`: the settings that all trials share. `seed`: the sampler's seed. Raises UserError if the earlier trials
-    had other settings, because new trials could not be compared with them.
+    `space`: the search space. `pruner`: "median", "hyperband" or "none". `seed`: the sampler's seed. `settings`: the
+    settings that all trials share. Raises UserError for an unknown pruner, and if the study's earlier trials had other
+    settings, because new trials could not be compared with these.
     """
     import optuna
 
@@ -117,7 +121,10 @@ def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
 
 @contextmanager
 def locked_folder(out: Path) -> Iterator[None]:
-    """Create the folder `out` and lock it for this `tune`. Raises UserError if another `tune` is running there."""
+    """Create the folder `out` if it is missing, and lock it in this context, so that no other `tune` uses it.
+
+    Raises UserError if another `tune` is running there, or if the disk is full.
+    """
     try:
         make_folder(out)
         file = (out / ".lock").open("w")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def trials_table(result: TuneResult) -> Table:
-    """Return a table with a row per trial: complete ones by top1, then pruned ones, then failed ones."""
+    """Return a table with a row per trial: first complete trials, then pruned ones, then failed ones, each by top1."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("trial", justify="right", header_style="bold")
     for name in ("learning rate", "weight decay", "batch", "epochs", "val/top1"):

@@ -154,7 +154,7 @@ def test_an_explicit_torn_one_names_its_neighbour(killed):
     truncate(newest, random.Random(5))
     with pytest.raises(UserError) as caught:
         find_checkpoint(str(newest), killed.parent)
-    assert f"{before} is intact: give --resume that" in str(caught.value) and "\n" not in str(caught.value)
+    assert f"give --resume {before}, which is intact" in str(caught.value) and "\n" not in str(caught.value)
     assert find_checkpoint(str(before), killed.parent).state["step"] == 10
 
 

@@ -76,7 +76,7 @@ def test_what_resume_means(tmp_path):
     with pytest.raises(UserError, match=rf"^{missing}: no such checkpoint; give --resume"):
         find_checkpoint(str(missing), tmp_path)
     tear(first)
-    with pytest.raises(UserError, match=rf"^{first}: not an intact .*; {second} is intact: give --resume that$"):
+    with pytest.raises(UserError, match=rf"^{first}: not an intact .*; give --resume {second}, which is intact$"):
         find_checkpoint(str(first), tmp_path)
     tear(second)
     with pytest.raises(UserError, match=r"\(its checksum is wrong\)$"):
@@ -214,5 +214,5 @@ def test_trained_models_from_what_a_run_leaves(tmp_path, model_folder):
         with pytest.raises(UserError, match=said):
             load_trained(path)
     (run / "model.json").unlink()
-    with pytest.raises(UserError, match=r"model\.json: No such file or directory; it must be next to the weights"):
+    with pytest.raises(UserError, match=r"model\.json: No such file or directory; put the file next to the weights"):
         load_trained(path)

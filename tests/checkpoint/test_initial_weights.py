@@ -115,7 +115,7 @@ def test_of_two_state_dicts_the_averaged_one_is_taken(keys, tmp_path):
     model, said = filled(tmp_path / "weights.pth")
     assert_same(model, source)
     assert f"where their names begin with '{keys[1]}." in said
-    assert f"; '{keys[0]}.' would fit as well, and the averaged weights (EMA) are taken; the classifier" in said
+    assert f" (the EMA's weights; those with '{keys[0]}.' would fit as well); the classifier" in said
 
 
 def test_counters_of_batches_may_be_absent(tmp_path):
@@ -209,8 +209,10 @@ def test_another_models_weights_are_refused_with_what_to_give(run, tmp_path):
     with pytest.raises(UserError, match=r"because it is for resnet34; give --model resnet34$"):
         filled(tmp_path / "timm.pth.tar", "mobilenetv2_035")
     torch.save({"features.0.0.weight": torch.ones(3, 3)}, tmp_path / "odd.pth")
-    said = r"\('.*' is absent\); give the --model that it was made for, which has names like 'features\.0\.0\.weight'"
-    with pytest.raises(UserError, match=rf"only 0 of {NAME}'s \d+ tensors are in it {said}$"):
+    said = r"\('.*' is absent\); its names are like 'features\.0\.0\.weight'; give --model the name of the model"
+    with pytest.raises(
+        UserError, match=rf"it has only 0 of the \d+ tensors of {NAME} {said} that the file was made for$"
+    ):
         filled(tmp_path / "odd.pth")
     wide = {
         key: value.repeat(2, *[1] * (value.ndim - 1)) if value.ndim else value

@@ -28,7 +28,7 @@ def test_what_is_none_is_told_with_what_to_give(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / WEIGHTS).touch()
         os.utime(tmp_path / name / WEIGHTS, (time, time))
-    said = f"{tmp_path}: not a run folder, but it holds some; give --checkpoint one, such as {tmp_path / 'c'}"
+    said = f"{tmp_path}: a folder of runs; give --checkpoint one of these, such as {tmp_path / 'c'}"
     with pytest.raises(UserError, match=rf"^{re.escape(said)}$"):
         weights_file(tmp_path)
 

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_told(
     said = io.StringIO()
     train_folds(resume=str(whole.folder), workers=1, console=Console(file=said, width=200))
     assert (
-        "changed settings don't apply to fold-1, fold-2, fold-3, already finished: workers: 0 -> 1" in said.getvalue()
+        "changed settings don't apply to fold-1, fold-2, fold-3, which are finished: workers: 0 -> 1" in said.getvalue()
     )
     with pytest.raises(UserError, match="is not a folder of `train --folds`"):
         train_folds(folds=3, resume=str(tmp_path))

@@ -94,7 +94,9 @@ def test_a_run_without_a_store_is_refused_in_a_line(run: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="is not in its MLflow store yet; run `fasttrain runs --deliver"):
         register(bare, "clothes")
     (bare / "tracking.json").unlink()
-    with pytest.raises(UserError, match=r"not tracked .--track none.; train with --track mlflow"):
+    with pytest.raises(UserError, match="not tracked in MLflow; train with --track mlflow"):
         register(bare, "clothes")
-    with pytest.raises(UserError, match=r"could not register it as ''"):
+    with pytest.raises(UserError, match="no such run folder; give the folder of a finished run"):
+        register(tmp_path / "missing", "clothes")
+    with pytest.raises(UserError, match=r"could not register the model as ''"):
         register(run, "")

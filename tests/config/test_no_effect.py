@@ -18,8 +18,8 @@ from fasttrain.config.recipes import RECIPES
             {"scheduler": "plateau", "warmup_epochs": 2},
             "scheduler: not used, as only cosine has a warm-up: warmup_epochs=2.0",
         ),
-        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as only plateau uses them: patience=4, factor=0.5"),
-        ({"focal_gamma": 1}, "loss: not used, as only the focal loss uses it: focal_gamma=1.0"),
+        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as only plateau uses these: patience=4, factor=0.5"),
+        ({"focal_gamma": 1}, "loss: not used, as only the focal loss uses this: focal_gamma=1.0"),
         ({"teacher_weight": 0.5}, "teacher: not used, as there is no teacher: teacher_weight=0.5"),
         (
             {"teacher": "t", "loss": "focal", "focal_gamma": 1},

@@ -125,7 +125,7 @@ def test_what_cannot_be_pushed_is_said_in_a_line(run: Path, hub: Hub, tmp_path: 
     hub.refuses = True
     with pytest.raises(UserError, match=r"me/clothes: the upload failed .*log in with `hf auth login`"):
         push(run, "me/clothes")
-    with pytest.raises(UserError, match="clothes is not a repository; give it as OWNER/NAME"):
+    with pytest.raises(UserError, match="clothes is not the name of a repository; write OWNER/NAME"):
         push(run, "clothes")
     with pytest.raises(UserError, match="not an empty folder; choose another --out"):
         push(run, "me/clothes", out=run)

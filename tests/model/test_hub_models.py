@@ -114,7 +114,7 @@ def test_what_is_no_model_of_timms_is_refused_in_a_line(hub: Hub) -> None:
     hub.repositories["me/newer"] = {"config.json": b'{"architecture": "newer", "pretrained_cfg": {}}'}
     for name, said in (
         ("me/none", r"its config\.json can't be downloaded \(RepositoryNotFoundError"),
-        ("me/vit", r"its config\.json lacks 'architecture', so it is not a timm model"),
+        ("me/vit", r"its config\.json lacks 'architecture', so timm can't make it"),
         ("me/newer", "has no newer; try a newer timm"),
     ):
         with pytest.raises(UserError, match=f"model = 'hf-hub:{name}'.*{said}"):

@@ -30,8 +30,8 @@ def test_names_that_timm_takes(name):
     [
         ("resnet18.a1_in1", "timm has no weights 'a1_in1' of resnet18; did you mean 'a1_in1k'?"),
         ("resnet18.A1_IN1K", "timm has no weights 'A1_IN1K' of resnet18; did you mean 'a1_in1k'?"),
-        ("resnet18.zzz", "timm has no weights 'zzz' of resnet18; it has a1_in1k, "),
-        ("resnet18.", "timm has no weights '' of resnet18; it has a1_in1k, "),
+        ("resnet18.zzz", "timm has no weights 'zzz' of resnet18; its weights are a1_in1k, "),
+        ("resnet18.", "timm has no weights '' of resnet18; its weights are a1_in1k, "),
         ("tv_resnet50.x", "timm has no weights 'x' of tv_resnet50; use 'tv_resnet50'"),
         ("ResNet18", "is not known to timm; did you mean 'resnet18'?"),
         ("resnet18 ", "is not known to timm; did you mean 'resnet18'?"),

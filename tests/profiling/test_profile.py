@@ -120,7 +120,7 @@ def test_the_command_writes_figures_and_a_picture(shard_folder, monkeypatch, cap
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"linear_probe": True}, "leave it out"),
+        ({"linear_probe": True}, "leave linear_probe out"),
         ({"resume": "auto"}, "profile can't resume a run"),
         ({"batch_size": 0}, "nearest valid value is 1"),
     ],

@@ -55,7 +55,7 @@ def test_one_line_warns(copied, mixed, tmp_path) -> None:
     line = ["convert", "--source", str(copied), "--out", str(tmp_path / "out")]
     for _ in ("made", "there already"):
         said = " ".join(CliRunner().invoke(app, line).output.split())
-        assert "warning: identical photographs in two classes, 5 of them, such as cat/04.jpg" in said
+        assert "warning: 5 identical photographs are in two classes, such as cat/04.jpg" in said
         assert f"as dog/again.jpg); they are listed in {tmp_path / 'out' / LIST}" in said
 
 
@@ -69,7 +69,7 @@ def test_merged_parts_tell_it(copied, tmp_path) -> None:
     for part in ("1/2", "2/2"):
         convert_part(copied, tmp_path / "out", part, ShardSettings(shard_size=7), progress=False)
     said = CliRunner().invoke(app, ["merge", str(tmp_path / "out")])
-    assert "identical photographs in two classes, 5 of them," in " ".join(said.output.split())
+    assert "5 identical photographs are in two classes," in " ".join(said.output.split())
     assert lines(tmp_path / "out") == EXPECTED
 
 

@@ -94,7 +94,8 @@ def test_trackers_are_named_in_several_ways(written, names):
 
 
 @pytest.mark.parametrize(
-    ("written", "said"), [("wandbb", "did you mean 'wandb'"), ("none,wandb", "none alone"), ("", "mlflow")]
+    ("written", "said"),
+    [("wandbb", "did you mean 'wandb'"), ("none,wandb", "'none' can't be combined"), ("", "mlflow")],
 )
 def test_other_names_are_refused_in_one_line(written, said):
     with pytest.raises(UserError, match=said):

@@ -81,7 +81,7 @@ def test_it_ends_where_the_loss_diverges(settings):
         ({"start": 1.0, "end": 0.1}, "--start 1"),
         ({"steps": 5}, "nearest valid value is 20"),
         ({"smoothing": 80.0}, "nearest valid value is 25"),
-        ({"resume": "auto"}, "leave it out"),
+        ({"resume": "auto"}, "leave resume out"),
         ({"linear_probe": True}, "without a learning rate"),
     ],
 )

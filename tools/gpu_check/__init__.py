@@ -1,1 +1,1 @@
-"""Prove fasttrain on a GPU machine: `python -m tools.gpu_check` runs twelve checks, each in a process of its own."""
+"""Test fasttrain on a GPU machine: `python -m tools.gpu_check` runs twelve checks, each in a process of its own."""

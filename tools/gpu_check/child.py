@@ -1,4 +1,4 @@
-"""Run one check in this process: started by the runner, which watches it."""
+"""Run one check in this process, which the runner has started and watches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.gpu_check.registry import Setting, find_checks
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the check that `arguments` name. Return 1 where a part of it failed."""
+    """Run the check that `arguments` name. Return 1 if a part of the check failed, otherwise 0."""
     parser = argparse.ArgumentParser()
     parser.add_argument("module")
     parser.add_argument("name")
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--photographs", type=Path)
     given = parser.parse_args(arguments)
-    faulthandler.register(signal.SIGUSR1)  # the runner sends it before it kills a check that hangs
+    faulthandler.register(signal.SIGUSR1)  # the runner sends SIGUSR1 before it kills a check that hangs
     given.folder.mkdir(parents=True, exist_ok=True)
     findings = Findings(given.folder / "findings.json")
     setting = Setting(given.device, given.folder, given.data, given.limit, given.photographs)

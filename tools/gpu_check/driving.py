@@ -1,4 +1,4 @@
-"""Drive fasttrain's real training step, with a hand on what happens around each step."""
+"""Run the training step of a real run, so that a check can watch or change what happens around each step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _ENDLESS = 100_000
 
 
 def settings_of(setting: Setting, **changes: Any) -> dict[str, Any]:
-    """Return the settings of a run that learns from random weights on `setting`'s shards, small in a rehearsal."""
+    """Return the settings of a run that trains from random weights on the shards of `setting`, updated with `changes`.
+
+    On a CPU, in a rehearsal, model, images and batches are small.
+    """
     size = {"model": "mobilenetv2_100", "image_size": 224, "batch_size": 64, "workers": 8}
     if not setting.cuda:
         size = {"model": "test_efficientnet", "image_size": 48, "batch_size": 16, "workers": 1}
@@ -39,7 +42,7 @@ def settings_of(setting: Setting, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def made_parts(setting: Setting, **changes: Any) -> Iterator[RunParts]:
-    """Yield the parts of a run with `settings_of(setting, **changes)`, ready for its first step."""
+    """Yield the parts (model, loaders, …) of a run with `settings_of(setting, **changes)`, before its first step."""
     config = resolve({}, settings_of(setting, **{"epochs": _ENDLESS, **changes}))
     parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
     try:
@@ -52,9 +55,10 @@ def made_parts(setting: Setting, **changes: Any) -> Iterator[RunParts]:
 
 
 def take_steps(parts: RunParts, count: int, *, around: Around = contextlib.nullcontext) -> list[float]:
-    """Take `count` steps in a run's own loop, with the loader's batches. Return each batch's loss.
+    """Train for `count` steps, in the loop of a run and with the loader's batches. Return the loss of each batch.
 
-    `around` is entered around each epoch's part of them. Raises StepDiverged where a loss or a gradient is not finite.
+    `around`: returns a context, which is entered for the steps of each epoch. Raises StepDiverged if a loss or a
+    gradient is not finite.
     """
     state, step, done = parts.state, parts.step, 0
     losses: list[torch.Tensor] = []
@@ -79,7 +83,7 @@ def take_steps(parts: RunParts, count: int, *, around: Around = contextlib.nullc
 
 
 class HeldStep:
-    """The step of `parts` on one batch of random pixels that lies on the device: a loader that takes no time."""
+    """The training step of `parts` on one batch of random pixels in the device's memory, without a loader."""
 
     def __init__(self, parts: RunParts) -> None:
         count, side = parts.batch_size, parts.config.image_size
@@ -92,7 +96,7 @@ class HeldStep:
         keep_frozen(parts.step.frozen)
 
     def __call__(self) -> None:
-        """Take one step, and a look at the device as often as a run does."""
+        """Take one step. As often as a run does, wait for the device and check that the losses are finite."""
         parts = self._parts
         parts.step(parts.state, self._batches, StepAgreement(*parts.step.size(self._batches), None))
         self._since_look += 1
@@ -100,17 +104,17 @@ class HeldStep:
             self.look()
 
     def look(self) -> None:
-        """Look at the device now, so that the next steps don't."""
+        """Wait for the device and check that the losses are finite, so that the next steps needn't."""
         self._since_look = 0
         self._parts.state.require_finite()
 
 
 class _Enough(Exception):
-    """Ends a run before its report."""
+    """Raised to end a run before its report."""
 
 
 def records(setting: Setting, epochs: int, **changes: Any) -> list[dict[str, Any]]:
-    """Train for `epochs` as `fasttrain.train` does. Return the epochs' records; no report is written."""
+    """Train for `epochs` epochs as `fasttrain.train` does, without a report. Return the records of the epochs."""
     from fasttrain import train
 
     found: list[dict[str, Any]] = []
@@ -126,6 +130,6 @@ def records(setting: Setting, epochs: int, **changes: Any) -> list[dict[str, Any
 
 
 def only_run(folder: Path) -> Path:
-    """Return the folder of the one run in `folder`."""
+    """Return the folder of the only run in `folder`."""
     (run,) = (each for each in folder.iterdir() if each.is_dir())
     return run

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 LAST_LINES = 12
-"""How many lines of a failure are kept."""
+"""The number of lines that are kept of a failure's traceback."""
 
 
 class Skipped(Exception):
-    """A part of a check can't run here; its text says why."""
+    """Raised by a part of a check that can't run on this machine. The message says why."""
 
 
 class Findings:
-    """The findings of one check.
+    """The findings of one check, by the name of the figure or part.
 
-    `figures` are what was measured, `failures` the parts that failed, each with its last lines, `missed` the goals that
-    were not reached, and `skipped` the parts that could not run here, each with the reason.
+    `figures`: measured values. `failures`: the last lines of the traceback of each failed part. `missed`: goals that
+    were not reached. `skipped`: why a part could not run on this machine. `file`: the JSON file to write, or None.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -32,12 +32,12 @@ class Findings:
         self.skipped: dict[str, str] = {}
 
     def figure(self, name: str, value: Any) -> None:
-        """Note a figure: a number, a truth value or a few words."""
+        """Note the figure `name`: a number, a truth value or a few words."""
         self.figures[name] = round(value, 4) if isinstance(value, float) else value
         self.save()
 
     def goal(self, name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
-        """Note a figure and, where it lies outside of its bounds, that the goal is missed."""
+        """Note the figure `name`. If it is outside of its bounds, note that the goal is missed."""
         if at_least is not None and not value >= at_least:
             self.missed[name] = f"{value:.4g}, to be at least {at_least:g}"
         if at_most is not None and not value <= at_most:
@@ -45,13 +45,16 @@ class Findings:
         self.figure(name, value)
 
     def skip(self, name: str, reason: str) -> None:
-        """Note that the part `name` can't run here."""
+        """Note that the part `name` can't run on this machine, and why."""
         self.skipped[name] = reason
         self.save()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Run a part of the check. Where it fails, that is noted, and the check continues with the next part."""
+        """Return a context for the part `name` of a check. An error in it is noted and not raised.
+
+        So the check continues with the next part.
+        """
         try:
             yield
         except Skipped as reason:
@@ -63,7 +66,7 @@ class Findings:
             self.save()
 
     def save(self) -> None:
-        """Write everything to the file, in one piece."""
+        """Write all findings to the file, completely or not at all."""
         if self._file is None:
             return
         beside = self._file.with_suffix(".tmp")
@@ -71,7 +74,7 @@ class Findings:
         beside.replace(self._file)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as JSON can hold them."""
+        """Return the findings as JSON data."""
         return {
             "figures": self.figures,
             "failures": self.failures,

@@ -1,4 +1,4 @@
-"""The checks, by name: each is a function that notes figures and raises where something is wrong."""
+"""The checks by name. Each is a function that notes figures, and raises an error if something is wrong."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ MODULES = tuple(
 class Setting:
     """The device and the files that a check may use.
 
-    `folder` is its own. `data` holds what the check `data` has made: `photographs`, `shards`, and on CUDA `many`,
-    shards of the same photographs many times. `limit` is the number of seconds that the check has.
+    `folder`: a folder for this check only. `data`: the folder with the results of the check `data`: `photographs`,
+    `shards` and, on CUDA, `many`, shards with many copies of each photograph. `limit`: the number of seconds that the
+    check may take.
     """
 
     device: str
@@ -35,7 +36,7 @@ class Setting:
 
     @property
     def cuda(self) -> bool:
-        """Return whether this is the real thing, not a rehearsal."""
+        """Return whether the check runs on a GPU. On a CPU it is a rehearsal."""
         return self.device.startswith("cuda")
 
     @property
@@ -45,7 +46,7 @@ class Setting:
 
     @property
     def many(self) -> Path:
-        """Return the folder of shards with photographs enough to keep a GPU busy."""
+        """Return the folder of shards with enough photographs to keep a GPU busy. In a rehearsal this is `shards`."""
         return self.data / ("many" if self.cuda else "shards")
 
     def left(self) -> float:
@@ -58,7 +59,7 @@ Function = Callable[[Setting, Findings], Any]
 
 @dataclass(frozen=True)
 class Check:
-    """A check: its place in the order, its name, what it shows, and the most seconds that it may take."""
+    """A check: its number in the order, its name, its title in the report, and its time limit in seconds."""
 
     number: int
     name: str
@@ -72,7 +73,10 @@ _checks: list[Check] = []
 
 
 def check(number: int, title: str, *, limit: float, needs_cuda: bool = False) -> Callable[[Function], Function]:
-    """Register a function as a check under its own name."""
+    """Return a decorator that registers a function as a check under the function's name.
+
+    `number`: the check's place in the order. `title`: its title in the report. `limit`: its time limit in seconds.
+    """
 
     def register(function: Function) -> Function:
         _checks.append(Check(number, function.__name__, title, limit, needs_cuda, function))
@@ -82,7 +86,7 @@ def check(number: int, title: str, *, limit: float, needs_cuda: bool = False) ->
 
 
 def find_checks(modules: Sequence[str] = MODULES) -> list[Check]:
-    """Return the checks of `modules` in the order of their numbers. Only a check that runs imports torch."""
+    """Return the checks of `modules` in the order of their numbers. This doesn't import torch, as only a check does."""
     for module in modules:
         importlib.import_module(module)
     found = [each for each in _checks if each.function.__module__ in modules]

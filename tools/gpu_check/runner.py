@@ -1,4 +1,4 @@
-"""Run the checks one after another, each a process with a time limit, and report after each of them."""
+"""Run the checks one after another, each in a process with a time limit, and write the reports after each check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL_S = 0.1
 _ANSWER_S = 5
 _HEADER = "(most recent call first):\n"
 PATIENCE = 5
-"""How many times its limit a check may take on a CPU, or where only some of the checks run."""
+"""The factor by which a check's time limit is greater on a CPU, or if only some of the checks run."""
 
 _CHILD = """import contextlib, sys
 with contextlib.suppress(ImportError):
@@ -40,8 +40,9 @@ _GOOD = ("passed", "goal missed", "skipped", "needs CUDA")
 class Row:
     """One check in the report.
 
-    `status` is "passed", "goal missed", "failed", "skipped", "timed out", "cut off", "needs CUDA", "no time left",
-    "running" or "not run".
+    `status`: "passed", "goal missed", "failed", "skipped", "timed out", "cut off", "needs CUDA", "no time left",
+    "running" or "not run", as docs/how-to/gpu-check.md explains. `seconds`: the time that it took. `limit`: its time
+    limit. The other fields are those of `Findings`.
     """
 
     number: int
@@ -57,9 +58,10 @@ class Row:
 
 
 class Runner:
-    """Runs `checks` on `device` and keeps `gpu_check.json` and `gpu_check.md` in `out` up to date.
+    """Runs `checks` on `device` and keeps the reports `gpu_check.json` and `gpu_check.md` in `out` up to date.
 
-    All of them have `seconds` together, and each `patience` times its own limit.
+    `seconds`: the time limit for all checks together. `patience`: multiplies the time limit of each check.
+    `photographs`: a folder of class folders, or None for drawn pictures. `show`: print the result of each check.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Runner:
         return self.seconds - (time.monotonic() - self._began)
 
     def run(self) -> bool:
-        """Run everything. Return whether all checks passed; a goal that was missed doesn't count against it."""
+        """Run all checks. Return whether none failed; a missed goal and a skipped check don't count as failures."""
         self.out.mkdir(parents=True, exist_ok=True)
         for name in ("data", "cache"):  # a former run's
             shutil.rmtree(self.out / name, ignore_errors=True)
@@ -104,7 +106,7 @@ class Runner:
         return all(row.status in _GOOD for row in self.rows)
 
     def write(self) -> None:
-        """Write both reports, each in one piece."""
+        """Write both reports, each completely or not at all."""
         report = {
             "schema": 1,
             "device": self.device,
@@ -208,14 +210,14 @@ class Runner:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a check, with all that it started."""
+    """Kill a check's process, if it still runs, and all processes that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def _ask_where(child: subprocess.Popen[bytes], log: Path) -> None:
-    """Have a check that hangs write its place to its log, and wait a few seconds for it."""
+    """Make a check that hangs write its stack to its `log`, and wait a few seconds until it is there."""
     child.send_signal(signal.SIGUSR1)
     end = time.monotonic() + _ANSWER_S
     while child.poll() is None and _HEADER not in log.read_text(errors="replace") and time.monotonic() < end:
@@ -224,7 +226,7 @@ def _ask_where(child: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _place(log: Path) -> str:
-    """Return where a check was that was killed at its limit, as its process has written it; else the log's end."""
+    """Return the stack that a killed check has written to its `log`. If there is none, return the log's last lines."""
     _, header, dumped = log.read_text(errors="replace").rpartition(_HEADER)
     return "\n".join(dumped.splitlines()[:LAST_LINES]) if header else _last_lines(log)
 

@@ -1,4 +1,4 @@
-"""Find where the host waits for the GPU, by torch's synchronization debug mode."""
+"""Find the places where the host waits for the GPU, by torch's synchronization debug mode."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 _PLANNED = ("require_finite", "means")
-"""The functions in which a run's loop looks at the device."""
+"""The functions in which a run intentionally waits for values from the device, once in many steps."""
 
 
 class Syncs:
-    """Counts the operations that make the host wait for the GPU, by the line of fasttrain that began them.
+    """Counts the operations that make the host wait for the GPU.
 
-    Those of a run's planned looks at the device count apart, in `planned`. Torch's mode "error" would end at the first
-    of them; "warn" names all in one run.
+    `places`: the number of waits by the line of fasttrain that caused them. `planned`: the number of the run's
+    intended waits, which aren't in `places`. Torch's mode is "warn", because "error" would stop at the first wait.
     """
 
     def __init__(self, cuda: bool) -> None:
@@ -30,7 +30,7 @@ class Syncs:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Count while it lasts."""
+        """Count the waits in this context."""
         if not self._cuda:
             yield
             return
@@ -44,7 +44,7 @@ class Syncs:
                 torch.cuda.set_sync_debug_mode("default")
 
     def note(self, message: Any, category: Any, filename: str, line: int, *_: Any) -> None:
-        """Take a warning, as `warnings.showwarning` does."""
+        """Count a warning of torch's debug mode. The arguments are those of `warnings.showwarning`."""
         if "synchronizing CUDA operation" not in str(message):
             return
         place = f"{_short(filename)}:{line}"
@@ -58,7 +58,7 @@ class Syncs:
 
     @property
     def said(self) -> str:
-        """Return the places with their counts, the most frequent first."""
+        """Return the six places with the most waits and their counts as text, or "none"."""
         return ", ".join(f"{place} x {count}" for place, count in self.places.most_common(6)) or "none"
 
 

@@ -1,4 +1,4 @@
-"""The report as a Markdown table, with what failed below it."""
+"""Write the report as a Markdown table, with the failures below it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return the table of `report`, as the runner writes it to `gpu_check.json`."""
+    """Return `report`, the content of `gpu_check.json`, as a Markdown table with the failures below it."""
     rehearsal = "" if report["device"].startswith("cuda") else ", a rehearsal"
     lines = [
         f"## gpu_check on {report['device']}{rehearsal}, {report['began']}, {report['seconds']:.0f} s",

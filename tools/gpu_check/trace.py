@@ -1,4 +1,4 @@
-"""Read what the GPU did from a trace of torch.profiler."""
+"""Trace the GPU's work with torch.profiler, and count kernels, launches and copies in the trace."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _STAGED = 64 << 10  # bytes: a smaller copy is staged by the driver, and the hos
 
 @dataclass(frozen=True)
 class Traced:
-    """Counts and milliseconds of what was traced.
+    """The counts of a trace.
 
-    `kernels` ran on the GPU, by `launches` of the host (a CUDA graph is one). `busy_ms` is the time in which the GPU
-    did something. `pageable` copies to the GPU came from memory that is not page-locked, and are so large that the host
-    waits.
+    `kernels`: the kernels that ran on the GPU. `launches`: the host's launches (a CUDA graph of many kernels is one).
+    `busy_ms`: the milliseconds in which the GPU worked. `pageable`: the copies to the GPU for which the host waits,
+    because they are large and come from memory that isn't page-locked.
     """
 
     kernels: int
@@ -29,7 +29,7 @@ class Traced:
     pageable: int
 
     def per(self, steps: int) -> dict[str, float]:
-        """Return the figures of one of `steps` steps."""
+        """Return kernels, launches and busy milliseconds per step, if `steps` steps were traced."""
         return {
             "kernels": self.kernels / steps,
             "launches": self.launches / steps,
@@ -38,7 +38,7 @@ class Traced:
 
 
 def trace(work: Callable[[], Any], file: Path) -> Traced:
-    """Run `work` under the profiler, which writes its trace to `file`, and count what the trace holds."""
+    """Run `work` under torch's profiler, write the trace to `file`, and return its counts."""
     from torch.profiler import ProfilerActivity, profile
 
     cuda = torch.cuda.is_available()
@@ -54,7 +54,7 @@ def trace(work: Callable[[], Any], file: Path) -> Traced:
 
 
 def read_trace(events: list[dict[str, Any]]) -> Traced:
-    """Count what `events` of a Chrome trace hold."""
+    """Return the counts of `events`, the "traceEvents" of a Chrome trace."""
     spans = sorted((each["ts"], each["ts"] + each.get("dur", 0)) for each in events if each.get("cat") in _ON_GPU)
     busy, until = 0.0, float("-inf")
     for begin, end in spans:

@@ -1,1 +1,1 @@
-"""The checks themselves, a module for each group of them."""
+"""The checks, in a module for each subject."""

@@ -1,4 +1,4 @@
-"""Check 7: torch.compile gives the losses of eager mode, with few graphs; CUDA graphs don't overwrite what is used."""
+"""Check 7: torch.compile gives the losses of eager mode, with few graphs, and CUDA graphs overwrite no used tensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tools.gpu_check.findings import Findings, Skipped
 from tools.gpu_check.registry import Setting, check
 
 _SMALL_MODEL = "test_efficientnet"
-"""Compiles in a few seconds."""
+"""A model that compiles in a few seconds."""
 
 
 @check(7, "compile: losses and graphs, progressive sizes, TTA under CUDA graphs", limit=150)
 def compiling(setting: Setting, findings: Findings) -> None:
-    """Compare compiled training with eager training, and count the graphs."""
+    """Compare the losses of compiled training with those of eager training, and count the graphs."""
     with _backend(setting):
         with findings.part("losses"):
             _losses(setting, findings, "default", "mobilenetv2_100" if setting.cuda else _SMALL_MODEL)
@@ -35,7 +35,7 @@ def compiling(setting: Setting, findings: Findings) -> None:
 
 @contextmanager
 def _backend(setting: Setting) -> Iterator[None]:
-    """On a CPU, have torch.compile find the graphs and run them as they are: Inductor would take minutes there."""
+    """On a CPU, let torch.compile only find graphs in this context and run them uncompiled: Inductor takes minutes."""
     if setting.cuda:
         yield
         return
@@ -99,7 +99,7 @@ def _flip_averaged(setting: Setting, findings: Findings) -> None:
                 one, other = plain(pictures), plain(pictures.flip(3))
                 worst = max(worst, float((found - (one + other) / 2).abs().max() / one.abs().max()))
     findings.figure("flip averaging: greatest relative difference", worst)
-    assert worst < 0.02, f"the mean of both pictures' logits is off by {worst:.3g} of the greatest"
+    assert worst < 0.02, f"flip averaging differs from the mean by {worst:.3g} of the greatest logit"
 
 
 def _progressive(setting: Setting, findings: Findings) -> None:
@@ -112,4 +112,4 @@ def _progressive(setting: Setting, findings: Findings) -> None:
     used = {record["image_size"] for record in found}
     findings.figure("progressive sizes", ", ".join(map(str, sorted(used))))
     findings.goal("graphs of two sizes and validation", counters["stats"]["unique_graphs"], at_most=3)
-    assert used == set(sizes), f"sizes {used} in place of {sizes}"
+    assert used == set(sizes), f"the sizes were {used}, not {sizes}"

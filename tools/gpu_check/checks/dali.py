@@ -1,4 +1,4 @@
-"""Check 10: DALI decodes on the GPU what it decodes on the CPU, and gets over a broken JPEG."""
+"""Check 10: DALI decodes the same on the GPU as on the CPU, and a broken JPEG doesn't harm the others."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 _SIDE = 64
 _CLOSE = 2.0
-"""Grey levels that two decoders' pixels may differ by in the mean."""
+"""The greatest accepted mean difference of two decoders' pixels, in grey levels."""
 
 
 @check(10, "DALI: sliced JPEGs, GPU against CPU, hardware decoder, a broken JPEG", limit=90)
 def dali(setting: Setting, findings: Findings) -> None:
-    """Compare DALI's pixels where they have to be alike; measure its rate with each load of the hardware decoder."""
+    """Compare DALI's pixels between devices and forms of JPEG, and measure its rate with the hardware decoder."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         findings.skip("DALI", "not installed")
         return
@@ -50,7 +50,7 @@ def dali(setting: Setting, findings: Findings) -> None:
 
 
 def _kinds_of_jpegs(setting: Setting) -> Path:
-    """Return shards with a class for each kind of JPEG, and in it a photograph of each size."""
+    """Return the folder of shards with a class for each kind of JPEG and, in each class, a photograph of each size."""
     import numpy as np
     from PIL import Image
 
@@ -71,7 +71,7 @@ def _kinds_of_jpegs(setting: Setting) -> Path:
 def _pictures(
     setting: Setting, shards: Any, device: str, *, sliced: bool | None = None, checked: bool = True
 ) -> tuple[dict[int, Any], dict[int, str]]:
-    """Return the picture of each sample of the training split by its id, on the CPU, and the bad samples."""
+    """Return the training split's pictures on the CPU, and the reasons of bad samples, both by the sample's id."""
     from fasttrain.loaders.base import LoaderSettings
     from fasttrain.loaders.dali import DaliLoader
     from fasttrain.loaders.plan import Crop
@@ -81,7 +81,7 @@ def _pictures(
     if sliced is not None:
         loader.sliced = sliced
     if not checked:
-        loader._checksums = None  # else the changed bytes would be found before DALI meets them
+        loader._checksums = None  # otherwise the changed bytes would be found before DALI decodes them
     found: dict[int, Any] = {}
     with closing(loader):
         for images, _, ids in loader:
@@ -90,8 +90,8 @@ def _pictures(
 
 
 def _difference(one: dict[int, Any], other: dict[int, Any]) -> dict[int, tuple[float, int]]:
-    """Return the mean and the greatest difference of each sample's pictures, in grey levels."""
-    assert one.keys() == other.keys() and one, f"samples {sorted(one)} and {sorted(other)}"
+    """Return the mean and the greatest difference of each sample's two pictures, in grey levels, by the sample's id."""
+    assert one.keys() == other.keys() and one, f"the samples differ: {sorted(one)} and {sorted(other)}"
     both = {sample: (each.int() - other[sample].int()).abs() for sample, each in one.items()}
     return {sample: (float(each.float().mean()), int(each.max())) for sample, each in both.items()}
 
@@ -102,7 +102,7 @@ def _sliced(setting: Setting, findings: Findings, kinds: Any) -> None:
     off = _difference(sliced, entire)
     findings.goal("sliced against whole: greatest difference", max(most for _, most in off.values()), at_most=0)
     worst = max(mean for mean, _ in off.values())
-    assert worst <= _CLOSE, f"sliced and whole JPEGs differ by up to {worst:.2f} grey levels in the mean"
+    assert worst <= _CLOSE, f"pixels of sliced and of whole JPEGs differ by {worst:.2f} grey levels (mean)"
 
 
 def _devices(setting: Setting, findings: Findings, kinds: Any) -> None:
@@ -113,7 +113,7 @@ def _devices(setting: Setting, findings: Findings, kinds: Any) -> None:
         of_kind = [each for sample, each in off.items() if labels[sample] == number]
         findings.figure(f"{name}: mean and greatest difference from the CPU", f"{_worst(of_kind)}")
     wrong = {kinds.describe(sample): each for sample, each in off.items() if each[0] > _CLOSE}
-    assert not wrong, f"other pixels than on the CPU (mean, greatest): {wrong}"
+    assert not wrong, f"pixels differ from the CPU's (mean, greatest difference): {wrong}"
 
 
 def _worst(differences: list[tuple[float, int]]) -> str:
@@ -132,7 +132,7 @@ def _broken(setting: Setting, findings: Findings, kinds: Any) -> None:
     row = kinds.index[sample]
     path = copy / kinds.manifest.shards[row["shard"]].name
     jpeg = bytearray(kinds.bytes(sample))
-    tables = jpeg.find(b"\xff\xc4")  # Huffman's: without them no decoder can begin
+    tables = jpeg.find(b"\xff\xc4")  # the Huffman tables: without these no decoder can begin
     jpeg[tables + 4 : tables + 24] = bytes([255]) * 20
     with path.open("r+b") as file:
         file.seek(int(row["offset"]))
@@ -140,7 +140,7 @@ def _broken(setting: Setting, findings: Findings, kinds: Any) -> None:
     intact, _ = _pictures(setting, kinds, setting.device)
     found, bad = _pictures(setting, ShardSet.open(copy), setting.device, checked=False)
     findings.figure("broken JPEG", bad.get(sample, "decoded all the same"))
-    assert set(bad) <= {sample}, f"other samples are called bad, too: {bad}"
+    assert set(bad) <= {sample}, f"intact samples were reported as bad: {bad}"
     others = {each: picture for each, picture in found.items() if each != sample}
     off = _difference(others, {each: picture for each, picture in intact.items() if each != sample})
     findings.goal("beside a broken JPEG: greatest difference", max(most for _, most in off.values()), at_most=0)
@@ -148,7 +148,7 @@ def _broken(setting: Setting, findings: Findings, kinds: Any) -> None:
 
 @contextmanager
 def _hardware_load(load: float) -> Iterator[None]:
-    """Have DALI give this share of the JPEGs to the hardware decoder."""
+    """Make DALI give the share `load` of the JPEGs to the hardware decoder in this context."""
     from nvidia.dali import fn
 
     decode = fn.decoders.image_slice

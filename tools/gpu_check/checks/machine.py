@@ -1,4 +1,4 @@
-"""Checks 0 and 1: photographs for the others, and what machine this is."""
+"""Checks 0 and 1: convert photographs for the other checks, and describe the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tools.gpu_check.findings import Findings, Skipped
 from tools.gpu_check.registry import Setting, check
 
 _MANY = 16_384
-"""Photographs in the larger set of shards: some 50 batches of 256 for training."""
+"""The number of photographs in the larger set of shards, which has about 50 training batches of 256."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "triton", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "ffcv")
 
 
 @check(0, "photographs, converted to shards", limit=75)
 def data(setting: Setting, findings: Findings) -> None:
-    """Convert the photographs, and on CUDA many copies of them."""
+    """Convert the photographs to shards and, on CUDA, many copies of each photograph to a larger set of shards."""
     from fasttrain import convert
     from fasttrain.photos.sample import draw_sample
 
@@ -51,7 +51,7 @@ def data(setting: Setting, findings: Findings) -> None:
 
 @check(1, "environment: driver, versions, copies from page-locked memory", limit=40)
 def environment(setting: Setting, findings: Findings) -> None:
-    """Note what the machine has, and what it copies a second."""
+    """Note the machine's parts and versions, and on CUDA the rate of copies to the GPU."""
     import torch
 
     import fasttrain
@@ -92,7 +92,7 @@ def environment(setting: Setting, findings: Findings) -> None:
 
 
 def _copy_rate(pinned: bool) -> float:
-    """Return GB/s from the host to the GPU."""
+    """Return the rate of copies from the host to the GPU in GB/s, from page-locked memory if `pinned`."""
     import torch
 
     source = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=pinned)

@@ -9,15 +9,15 @@ from tools.gpu_check.findings import Findings, Skipped
 from tools.gpu_check.registry import Setting, check
 
 _HELD = 0.85
-"""Share of the GPU's memory that is taken before `auto` tries, so that it meets the end of it."""
+"""The share of the GPU's memory that is filled beforehand, so that `--batch-size auto` reaches its end."""
 
 _LEFT = 3 << 30
-"""Bytes that the run may take which is to run out of memory."""
+"""The memory limit, in bytes, of the run that has to run out of memory."""
 
 
 @check(3, "--batch-size auto, and the advice after out of memory", limit=60)
 def batch_size(setting: Setting, findings: Findings) -> None:
-    """Let `auto` find the end of the memory, and follow the advice of a run that has met it."""
+    """Let `auto` find the end of the memory, and follow the advice of a run that is out of memory."""
     for device in ("cuda", "cuda:0") if setting.cuda else ("cpu",):
         with findings.part(f"auto on {device}"):
             _auto(setting, findings, device)
@@ -62,7 +62,7 @@ def _advice(setting: Setting, findings: Findings) -> None:
             said = str(error)
         findings.figure("advice", said.replace(str(setting.folder), ""))
         found = re.search(r"(\d+) fits", said)
-        assert found, f"no batch size that fits in {said!r}"
+        assert found, f"the message has no batch size that fits: {said!r}"
         gc.collect()
         torch.cuda.empty_cache()
         with made_parts(setting, data=setting.many, batch_size=int(found[1])) as parts:

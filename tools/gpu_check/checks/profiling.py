@@ -14,7 +14,7 @@ from tools.gpu_check.registry import Setting, check
 
 @check(12, "frozen BatchNorm folded; profile --json; train --profile", limit=75)
 def profiling(setting: Setting, findings: Findings) -> None:
-    """Count what is folded, and read what both commands leave."""
+    """Count the folded BatchNorm layers, and read the trace and the figures that both commands write."""
     with findings.part("fold_frozen"):
         _folded(setting, findings)
     with findings.part("train --profile"):
@@ -71,7 +71,7 @@ def _json(setting: Setting, findings: Findings) -> None:
 
 
 def options_of(settings: dict[str, Any]) -> list[str]:
-    """Return `settings` as options of the command line."""
+    """Return `settings` as options of `fasttrain train`."""
     options: list[str] = []
     for name, value in settings.items():
         flag = name.replace("_", "-")

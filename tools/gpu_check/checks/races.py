@@ -1,4 +1,4 @@
-"""Check 6: no loader gives out memory that the GPU still reads, or that is still being filled."""
+"""Check 6: no loader passes on a batch that is still being filled, or reuses memory that the GPU still reads."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tools.gpu_check.findings import Findings, Skipped
 from tools.gpu_check.registry import Setting, check
 
 _SLEEP_CYCLES = 20_000_000
-"""GPU clock cycles that the consumer sleeps for each batch: 10 ms and more."""
+"""The number of GPU clock cycles that the consumer sleeps for each batch, at least 10 ms."""
 
 _PASSES = 2
 _SAME_DECODER = ("native", "torchvision", "ffcv")
-"""The loaders whose pixels on the GPU are decoded on the CPU."""
+"""The loaders that decode on the CPU for batches on the GPU."""
 
 
 @check(6, "races: pixels for a consumer that sleeps on the GPU, with poisoned buffers", limit=75)
 def races(setting: Setting, findings: Findings) -> None:
-    """Compare each loader's pixels for a consumer that sleeps with those on the CPU."""
+    """Compare each loader's pixels for a consumer that is late with the pixels for a consumer that isn't."""
     for name in ("native", "torchvision", "ffcv", "dali"):
         with findings.part(name):
             if name == "ffcv" and importlib.util.find_spec("ffcv") is None:
@@ -37,7 +37,7 @@ def _loader(setting: Setting, findings: Findings, name: str) -> None:
     where = "cpu" if name in _SAME_DECODER else setting.device  # nvJPEG rounds in its own way
     expected = _pixels(setting, name, where, hurry=True)
     found = _pixels(setting, name, setting.device, hurry=False)
-    assert len(found) == len(expected) > 0, f"{len(found)} batches in place of {len(expected)}"
+    assert len(found) == len(expected) > 0, f"there were {len(found)} batches, not {len(expected)}"
     differing = [number for number, pair in enumerate(zip(found, expected, strict=True)) if not torch.equal(*pair)]
     findings.figure(f"{name}: batches", len(found))
     worst = max(int((one.int() - other.int()).abs().max()) for one, other in zip(found, expected, strict=True))
@@ -45,10 +45,10 @@ def _loader(setting: Setting, findings: Findings, name: str) -> None:
 
 
 def _pixels(setting: Setting, name: str, device: str, *, hurry: bool) -> list[Any]:
-    """Return the pixels of all batches of some passes, on the CPU.
+    """Return the pixels of all batches of some passes over the loader `name`, copied to the CPU.
 
-    Unless in a `hurry`, the consumer lets each batch wait on the GPU, copies it, lets go of it at once, and fills
-    memory of the same sizes with other values: on the host and on another stream of the GPU.
+    With `hurry` each batch is copied at once. Otherwise the consumer lets it wait, copies it, frees it, and fills new
+    memory of the same size with other values, on the host and on another stream of the GPU.
     """
     import torch
 

@@ -13,9 +13,9 @@ from tools.gpu_check.registry import Setting, check
 _STEPS = 6
 
 
-@check(11, "NCCL with one rank (two where there are two GPUs): DDP, SyncBN, no_sync", limit=60)
+@check(11, "NCCL with one rank (two if there are two GPUs): DDP, SyncBN, no_sync", limit=60)
 def ranks(setting: Setting, findings: Findings) -> None:
-    """Train with one rank of NCCL (gloo on a CPU), and compare with no ranks."""
+    """Train as a single rank of NCCL (gloo on a CPU), and compare the losses with those of a run without ranks."""
     import torch
     import torch.distributed as dist
 

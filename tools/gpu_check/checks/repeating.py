@@ -1,4 +1,4 @@
-"""Checks 8 and 9: the same numbers on another device, in a second run and after a resume; a loss that is infinite."""
+"""Checks 8 and 9: the same numbers on another device, in a second run and after a resume; an infinite loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.gpu_check.registry import Setting, check
 
 _MIXED = {"amp": True, "rand_augment": "n2-m9", "mixup": 0.2, "ema_decay": 0.99, "drop_rate": 0.2}
 _INFINITE_AT = 7
-"""The batch at which the loss becomes infinite: between two looks at the device."""
+"""The batch with an infinite loss, which lies between two looks of the run at the device."""
 
 
 def _size(setting: Setting) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def _size(setting: Setting) -> dict[str, Any]:
 
 @check(8, "the same again: CPU against CUDA, --deterministic twice, resumed in mid-epoch", limit=80)
 def repeating(setting: Setting, findings: Findings) -> None:
-    """Compare losses between devices, and weights bit by bit between runs on one device."""
+    """Compare losses between devices, and weights bit for bit between runs on one device."""
     for name, changes in {"plain": {}, "mixed": _MIXED}.items():
         with findings.part(f"--deterministic twice, {name}"):
             _twice(setting, findings, name, changes)
@@ -43,7 +43,7 @@ def _twice(setting: Setting, findings: Findings, name: str, changes: dict[str, A
             ends.append((losses, {key: each.cpu().clone() for key, each in parts.model.state_dict().items()}))
     differing = [key for key in ends[0][1] if not ends[0][1][key].equal(ends[1][1][key])]
     findings.figure(f"{name}: tensors that differ between two runs", len(differing))
-    assert ends[0][0] == ends[1][0], f"losses {ends[0][0]} and {ends[1][0]}"
+    assert ends[0][0] == ends[1][0], f"the losses differ: {ends[0][0]} and {ends[1][0]}"
     assert not differing, f"{len(differing)} tensors differ, the first is {differing[0]}"
 
 
@@ -62,7 +62,7 @@ def _resumed(setting: Setting, findings: Findings) -> None:
 
 
 def _train_until(setting: Setting, step: int, **changes: Any) -> None:
-    """Train until SIGTERM arrives after `step` steps, which saves a checkpoint."""
+    """Train for `step` steps. Then send SIGTERM to this process, which saves a checkpoint and stops the run."""
     from fasttrain import Callback, train
     from fasttrain.errors import Stopped
     from tools.gpu_check.driving import settings_of
@@ -103,7 +103,7 @@ def _devices(setting: Setting, findings: Findings) -> None:
 
 @check(9, "injected infinity: the run stops, weights stay, replay works", limit=45)
 def diverging(setting: Setting, findings: Findings) -> None:
-    """Make one batch's loss infinite in each precision."""
+    """Make the loss of one batch infinite, in each precision, and check that the run stops and can be replayed."""
     variants: dict[str, dict[str, Any]] = {
         "fp32": {},
         "bf16, EMA": {"amp": True, "ema_decay": 0.99},
@@ -125,7 +125,7 @@ def _diverged(setting: Setting, findings: Findings, name: str, changes: dict[str
     from tools.gpu_check.driving import only_run, settings_of
 
     class Infinite(Callback):
-        """Makes a batch's logits infinite, and keeps the weights before it."""
+        """Makes the logits of one batch infinite, and keeps the weights from before that batch."""
 
         def on_train_start(self, run: Any) -> None:
             self.model, self.batches = run.model, 0
@@ -153,10 +153,10 @@ def _diverged(setting: Setting, findings: Findings, name: str, changes: dict[str
     saved = DivergedStep.load(find_diverged(only_run(out)))
     now = callback.weights()
     moved = [key for key, each in now.items() if not each.equal(callback.before[key])]
-    assert not moved, f"{len(moved)} tensors have changed since the broken step, the first is {moved[0]}"
+    assert not moved, f"the broken step has changed {len(moved)} tensors, the first is {moved[0]}"
     wrong = [key for key, each in now.items() if not saved.weights[key].cpu().equal(each)]
-    assert not wrong, f"the file holds other weights, the first is {wrong[0]}"
+    assert not wrong, f"diverged.safetensors holds other weights, the first is {wrong[0]}"
     again = replay(only_run(out), device=setting.device)
-    # Without the hook it is finite, but in fp16 perhaps, whose scale may still have been too great.
+    # Without the hook the loss is finite, except perhaps in fp16, if the loss scale is still too great.
     assert again.tried[0].finite, f"replay says: {again.why}"
     findings.figure(f"{name}: replay", again.why)

@@ -1,4 +1,4 @@
-"""Checks 4 and 5: what a step takes, and what the loader costs beside it."""
+"""Checks 4 and 5: the time of a training step, and how much the loader slows it down."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tools.gpu_check.registry import Setting, check
 
 _MODELS = ("mobilenetv2_100", "efficientnet_b0")
 _BATCHES = (256, 64, 512)
-"""The most valuable first."""
+"""The batch sizes to measure, the most important first."""
 
 _COMPILED = {"compile": "default", "reduce-overhead": "reduce-overhead"}
 _EAGER_S, _COMPILES_S = 12, 50
-"""Seconds that must be left to begin a case."""
+"""The seconds that must be left to begin an eager case or a compiled one."""
 
 
 @check(4, "speed of the step: models, batches, eager and compiled, beside a plain timm loop", limit=115)
 def speed(setting: Setting, findings: Findings) -> None:
-    """Measure steps on a batch that lies on the GPU, the most valuable cases first, as many as there is time for."""
+    """Measure steps on a batch in the GPU's memory: the most important cases first, and as many as the time allows."""
     if not setting.cuda:
         with findings.part("eager"):
             _against_plain(setting, findings, "test_efficientnet", 8)
@@ -75,7 +75,7 @@ def _plain_case(setting: Setting, findings: Findings, model: str, batch: int) ->
 
 @contextlib.contextmanager
 def _memory_may_end() -> Iterator[None]:
-    """Skip a case that is too large for this GPU."""
+    """Raise Skipped if the case in this context is out of memory."""
     import torch
 
     try:
@@ -86,7 +86,10 @@ def _memory_may_end() -> Iterator[None]:
 
 
 def plain_step(model_name: str, batch: int, side: int, device: str) -> Callable[[], None]:
-    """Return the step of a plain loop around a timm model: fused AdamW, bf16 on CUDA, channels-last, a held batch."""
+    """Return the training step of a plain loop around a timm model, for comparison.
+
+    It has fused AdamW, bf16 on CUDA, channels-last memory and a constant batch of `batch` images of `side` px.
+    """
     import timm
     import torch
 
@@ -110,9 +113,10 @@ def plain_step(model_name: str, batch: int, side: int, device: str) -> Callable[
 
 
 def measure_step(step: Callable[[], Any], look: Callable[[], Any], batch: int, setting: Setting) -> dict[str, float]:
-    """Return rate, milliseconds of host and GPU, kernels, launches, and the share of time in which the GPU idles.
+    """Return figures of `step`, by name: images per second, milliseconds per step and, on CUDA, those of the GPU.
 
-    `look` reads what the step has noted on the device, so that the step before it need not.
+    The GPU's figures are kernels, launches, busy milliseconds and the share of time in which it idles. `look`: waits
+    for the device as a run does now and then, so that the measured steps needn't. `batch`: images per step.
     """
     import torch
 
@@ -154,7 +158,7 @@ def measure_step(step: Callable[[], Any], look: Callable[[], Any], batch: int, s
 
 @check(5, "end to end with the native loader: together / the step alone; data wait against events", limit=75)
 def end_to_end(setting: Setting, findings: Findings) -> None:
-    """Measure the run as `fasttrain profile` does, with 4, 8 and 16 threads, and what a run says of its data wait."""
+    """Measure a run as `fasttrain profile` does, with 4, 8 and 16 threads, and check the wait for data in a record."""
     from fasttrain import profile
     from tools.gpu_check.driving import records, settings_of
 

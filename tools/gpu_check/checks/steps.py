@@ -1,4 +1,4 @@
-"""Check 2: 30 steps in each precision and with each extra, without a wait of the host for the GPU."""
+"""Check 2: in 30 steps, in each precision and with each extra, the host never waits for the GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @check(2, "30 steps of each kind without a wait for the GPU", limit=90)
 def steps(setting: Setting, findings: Findings) -> None:
-    """Run each variant; count the waits by torch's debug mode, and copies from pageable memory in a trace."""
+    """Train each variant for some steps. Count the waits by torch's debug mode, and slow copies by a trace.
+
+    Slow copies are those from pageable memory, for which the host waits.
+    """
     for name, changes in VARIANTS.items():
         with findings.part(name):
             _variant(setting, findings, name, changes)
@@ -78,11 +81,11 @@ def _linear_probe(setting: Setting, findings: Findings) -> None:
 
     def watched(delivered: Any) -> Any:
         for number, batch in enumerate(delivered):
-            if number == 0:  # with which the head is tried
+            if number == 0:  # the head is tried on this batch
                 yield batch
                 continue
             batches[0] += 1
-            with watch.watched():  # while the batch is worked on
+            with watch.watched():  # while the batch is processed
                 yield batch
 
     with made_parts(setting, linear_probe=True, amp=True, epochs=3, batch_size=16) as parts:
