@@ -1,6 +1,6 @@
 """`--linear-probe`: compute the features of each split once, cache them, and fit the head on them.
 
-Each epoch fits the head with one strength of the L2 penalty, from strong to weak. The validation loss chooses among
+Each epoch fits the head with one strength of the L2 penalty, the likeliest first. The validation loss chooses among
 them. Everything else is an ordinary run: checkpoints, resuming, evaluation and the saved model are not aware of it,
 because the loaders yield features instead of images and the model's `forward` accepts them.
 """
@@ -175,12 +175,13 @@ def most_for_head(config: TrainConfig) -> int | None:
 
 
 def l2_strength(epoch: int, epochs: int, samples: int) -> float:
-    """Return the L2 penalty of `epoch`, counted from 0, out of `epochs`, from strong to weak.
+    """Return the L2 penalty of `epoch`, counted from 0, out of `epochs`.
 
-    In scikit-learn's terms the penalty is 1 / (C * samples). C is evenly spaced on a log scale from 1e-4 to 1. A single
-    epoch uses the middle, 1e-2.
+    In scikit-learn's terms the penalty is 1 / (C * samples). C is evenly spaced on a log scale from 1e-4 to 1. The
+    middle comes first and the extremes come last, so that a run that ends early has tried the likeliest.
     """
-    share = epoch / (epochs - 1) if epochs > 1 else 0.5
+    outward = (epoch + 1) // 2 * (1 if epoch % 2 else -1)
+    share = ((epochs - 1) // 2 + outward) / (epochs - 1) if epochs > 1 else 0.5
     return 1 / (samples * _STRONGEST * (_WEAKEST / _STRONGEST) ** share)
 
 

@@ -121,8 +121,10 @@ def test_a_requested_stop_leaves_the_head_unchanged():
     assert torch.equal(head.weight, before)
 
 
-def test_the_penalties_run_from_strong_to_weak():
-    assert [l2_strength(epoch, 3, 1000) for epoch in range(3)] == pytest.approx([10, 1e-1, 1e-3])
+def test_the_penalties_run_from_the_middle_to_the_extremes():
+    assert [l2_strength(epoch, 3, 1000) for epoch in range(3)] == pytest.approx([1e-1, 1e-3, 10])
+    four = [1 / (1000 * l2_strength(epoch, 4, 1000)) for epoch in range(4)]
+    assert four == pytest.approx([10 ** (-8 / 3), 10 ** (-4 / 3), 1e-4, 1])
     assert l2_strength(0, 1, 1000) == pytest.approx(1e-1)
 
 

@@ -63,6 +63,14 @@ def test_a_budget_too_small_for_training_leaves_the_head_alone_and_says_so():
     assert f"takes about {late.seconds:.0f} s, more than the budget" in late.line_of_choice()
 
 
+def test_a_machine_too_slow_for_the_features_fits_the_head_late_rather_than_training_a_random_head():
+    slow = Rates({96: 1.6, 128: 2.84}, evaluation=0.03, evaluated_side=160)
+    plan = make_time_plan(120, SPENT, slow, WORK, (160,), SIDES)
+    assert plan.head == "alone" and plan.seconds > 110
+    unknown = make_time_plan(120, SPENT, slow, replace(WORK, solved=0, alone=False), (160,), SIDES)
+    assert 20 / WORK.steps < unknown.epochs_that_fit < 1, "there is time for a part of an epoch"
+
+
 def test_a_head_that_cannot_be_alone_or_first():
     trained = plan_for(0.5, work=replace(WORK, alone=False))
     assert trained.head != "alone" and trained.epochs == 1 and trained.epochs_that_fit < 1
