@@ -65,7 +65,7 @@ def lr_find_command() -> SettingsCommand:
         tried += f"{result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
         console.print(tried + (", where the loss diverged" if result.diverged else ""))
         if result.suggestion is None:
-            console.print("no suggestion: the loss did not fall; try more --steps, or look at the picture")
+            console.print("no suggestion: the loss did not fall; try more --steps, or choose a rate from the picture")
         else:
             console.print("suggestion: ", end="")
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")

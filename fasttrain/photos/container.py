@@ -103,7 +103,7 @@ class _Window(io.RawIOBase):
 
 
 def damaged(reason: str, path: Path) -> OSError:
-    """Return the error for a photograph that is damaged in the file `path`, although the disk can be read."""
+    """Return the error for a photograph whose bytes in the file `path` are damaged, for the given `reason`."""
     return OSError(errno.EIO, f"{path.name} is damaged: {reason}", str(path))
 
 

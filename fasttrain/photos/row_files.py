@@ -166,8 +166,10 @@ class ParquetRows:
         return [None if each is None else each[name] for each in structs]
 
     def digest(self, column: str) -> bytes:
-        """Return the hash of the file's size and its footer, which contains the sizes and bounds of the column
-        chunks."""
+        """Return the hash of the file's size and its footer, which contains the sizes and bounds of the column chunks.
+
+        It is the same for each `column`.
+        """
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(-8, 2)

@@ -283,8 +283,8 @@ def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 def shares_of(matrix: npt.NDArray[np.int64], support: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
     """Return `matrix` with each row divided by the number of samples of its class: float64 [C, C].
 
-    `matrix`: counts, int64 [C, C]. `support`: int64 [C], these numbers; by default the sums of the rows, for a matrix
-    that has all classes. The row of a class without samples is 0.
+    `matrix`: counts, int64 [C, C]. `support`: the number of samples of each class, int64 [C]; None takes the sums of
+    the rows. Give it if `matrix` is a part of a greater matrix. The row of a class without samples is 0.
     """
     if support is None:
         support = matrix.sum(1)

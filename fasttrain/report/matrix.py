@@ -74,7 +74,10 @@ class MatrixView:
 
 
 def matrix_view(matrix: Confusion, classes: Sequence[str]) -> MatrixView:
-    """Return the view of `matrix`, counts, int64 [C, C]. `classes`: C names, by label."""
+    """Return what the report shows of the confusion matrix `matrix`: which classes, in which order, and how large.
+
+    `matrix`: counts, int64 [C, C]. `classes`: C names, by label.
+    """
     drawn, labels = drawn_part(matrix)
     count = len(labels)
     clustered = count >= CLUSTERED_FROM

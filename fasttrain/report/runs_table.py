@@ -20,7 +20,7 @@ _COLUMNS = (("val", 8), ("test", 8), ("epochs", 9), ("img/s", 8), ("time", 13)) 
 
 
 def runs_table(runs: Sequence[TrackedRun], width: int) -> Text:
-    """Return a table with each run's name and metrics, and its origin on a second line.
+    """Return a table of runs: name and metrics, and below them experiment, model, loader, time and folder.
 
     `width`: the terminal's width in characters. A mark shows each run's status: ✓ finished, ▶ running, ■ killed,
     ✗ failed, ? silent for so long that it was probably killed.

@@ -48,7 +48,7 @@ def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
         raise UserError(
             f"--part {AUTO}: none of these variables is set: {' and '.join(_SLURM_ARRAY[::2])}, or "
             f"{' and '.join(_SLURM_TASK)} (Slurm), {_POD} and {PARTS_VARIABLE} (Kubernetes), {' and '.join(_TORCHRUN)} "
-            "(torchrun); start the command with one of these tools, or give --part 1/4"
+            "(torchrun); start the command with one of these tools, or give each command its part, such as --part 1/4"
         )
     if _TORCHRUN[0] in found:
         found.pop(_SLURM_TASK[0], None)  # it counts the torchruns that srun started
@@ -108,7 +108,9 @@ def _number(environment: Mapping[str, str], name: str, missing: str = "") -> int
     """Return the integer in an environment variable. Raises UserError, with the text `missing`, if it is not set."""
     given = environment.get(name, "").strip()
     if not given and missing:
-        raise UserError(f"--part {AUTO}: {missing}; or give --part 1/4")
+        raise UserError(f"--part {AUTO}: {missing}; or give each command its part, such as --part 1/4")
     if not re.fullmatch(r"\d{1,9}", given):
-        raise UserError(f"--part {AUTO}: {name}={given!r} is not a number; give --part 1/4")
+        raise UserError(
+            f"--part {AUTO}: {name}={given!r} is not a number; give each command its part, such as --part 1/4"
+        )
     return int(given)

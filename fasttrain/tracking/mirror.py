@@ -72,7 +72,7 @@ class Mirror(ABC):
         self._thread.start()
 
     def notify(self) -> None:
-        """Tell the thread that the record or the folder has something new."""
+        """Tell the thread that an entry was added to the record, or a file to the run folder."""
         with self._changed:
             self._notifications += 1
             self._changed.notify()
@@ -84,7 +84,7 @@ class Mirror(ABC):
             self._changed.notify()
 
     def wait(self) -> None:
-        """Wait until the tracker has everything. Give up after a time-out, and report that the end is missing."""
+        """Wait until the tracker has everything. After a time-out, report that it lacks the end of the run."""
         began = time.monotonic()
         limit = _KILLED_S if self._status == "KILLED" else FINISH_TIMEOUT
         while self._thread.is_alive() and time.monotonic() - began < (

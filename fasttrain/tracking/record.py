@@ -291,8 +291,9 @@ class Record:
 def record_files(folder: Path, *places: str) -> list[Path]:
     """Return the paths of all records in `folder`, or with `places` in the subfolders that match these patterns.
 
-    A pattern ends in "/", such as "*/"; "" stands for `folder`. For a journal of an older version, the path is that of
-    the record which would replace the journal: with the suffix `.json`.
+    A pattern ends in "/", such as "*/"; "" stands for `folder`. Older versions of
+    fasttrain wrote a journal, `.jsonl`, in place of the record. For a journal, the path has the suffix `.json`, even if
+    that file doesn't exist yet.
     """
     found = (path for place in places or ("",) for path in folder.glob(f"{place}tracking*.json*"))
     return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})

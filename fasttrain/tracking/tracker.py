@@ -37,7 +37,8 @@ _KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # FINISH_TIMEOUT and _FAILING_S of a s
 class NullTracker:
     """A tracker that does nothing, and the base class of `Tracker` and the other trackers.
 
-    `run_id`, `uri`: the run's id in MLflow, and its store. `uuid`: the identity of the run in the record. `places`:
+    `run_id`, `uri`: the run's id in MLflow, and its store. `uuid`: the run's identity in its record on this
+    machine, the same for all trackers. `places`:
     where people find the run at each tracker but MLflow, by the tracker's name. Leaving the `with` block calls
     `finish`.
     """

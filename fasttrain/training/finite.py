@@ -47,7 +47,8 @@ class DivergenceCause:
 
     `kind`: "loss" for a batch's training loss, "gradient" for a gradient's norm after a finite loss, "scale" if fp16's
     loss scale fell too low, "validation" for the validation loss. `loss`: the loss of the batch or validation.
-    `gradient`: the norm for the kind "gradient", otherwise None. `note`: the batch; None for a validation. `scale`: the
+    `gradient`: the norm for the kind "gradient", otherwise None. `note`: where in the run the
+    batch is, and its samples; None for a validation. `scale`: the
     loss scale, 1 without fp16.
     """
 

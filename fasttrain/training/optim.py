@@ -158,7 +158,7 @@ class Schedule:
         self._place()
 
     def skip_epoch(self) -> None:
-        """Count an epoch that was trained without optimizer steps."""
+        """Count an epoch in which no optimizer made steps, because a solver fitted the head."""
         self._position = min(self._position + self._steps_per_epoch, self._total)
 
     def after_epoch(self, monitored: float) -> None:

@@ -20,8 +20,8 @@ Weights = dict[str, torch.Tensor]
 class Candidate:
     """An epoch whose weights may become part of the average.
 
-    `epoch`: from 0. `value`: the monitored metric of that epoch. `weights`: the state_dict after that epoch, on the
-    host of rank 0; None on other ranks.
+    `epoch`: from 0. `value`: the monitored metric of that epoch. `weights`: the state_dict after that epoch, in
+    CPU memory on rank 0; None on other ranks.
     """
 
     epoch: int

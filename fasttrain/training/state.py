@@ -165,7 +165,11 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """The model that is validated, saved and exported: the EMA, if there is one and the head's phase is over."""
+        """The model that is validated, saved and exported.
+
+        It is the EMA, if there is one and the first epochs, which train only the head, are over. Otherwise it is
+        `model`.
+        """
         return self.model if self.ema is None or self.phase == HEAD else self.ema.module
 
     def begin_phase(self, phase: str) -> None:
