@@ -214,7 +214,13 @@ class Run:
         if done < total:
             warm_up(self.parts, self._say)
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
-        bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
+        bar = EpochProgress(
+            self.console,
+            title,
+            lambda: round(total * self.timed.share_of_epoch()),
+            done,
+            lambda: state.schedule.learning_rate,
+        )
         with bar as progress:
             if self.parts.on_features:
                 self._solve_head()

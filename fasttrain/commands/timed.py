@@ -40,6 +40,12 @@ class Timed:
             self._update()
         return self._pace.done and self._state.at_end_of_epoch
 
+    def share_of_epoch(self) -> float:
+        """Return the share of the current epoch that there is time for, in [0, 1]. It is 1 without `--minutes`."""
+        if self._pace is None or self._solving:
+            return 1.0
+        return self._pace.share_of_epoch(self._state.epoch - self._state.phase_epoch)
+
     def after_step(self) -> None:
         """Measure the speed and update the plan, if the next measurement is due. Call this after each step."""
         state, pace = self._state, self._pace

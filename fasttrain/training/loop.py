@@ -36,7 +36,7 @@ def train_epoch(
     """
     state.model.train()
     keep_frozen(step.frozen)
-    images_done, unchecked, completed = 0, LOOK_EVERY, True
+    images_done, unchecked, completed, loss = 0, LOOK_EVERY, True, math.nan
     wait = DataWait(step.device)
     epoch_start = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
@@ -63,8 +63,8 @@ def train_epoch(
                 unchecked = 0
                 state.require_finite()
                 loss, _ = state.totals.means()
-                now = time.perf_counter() - epoch_start
-                show(images_done, loss, images_done / now, wait.seconds() / now)
+            now = time.perf_counter() - epoch_start
+            show(images_done, loss, images_done / now, wait.seconds() / now)
             del batches  # otherwise they stay in memory next to the next step's
             after_step(agreed)
     state.require_finite()

@@ -67,12 +67,11 @@ class Pace:
     @property
     def epochs_done(self) -> float:
         """Return the number of epochs trained so far, with the current one as a fraction."""
-        begin = 0.0
-        for number, end in enumerate(self._ends):
-            if self._work < end:
-                return number + (self._work - begin) / (end - begin)
-            begin = end
-        return float(len(self._ends))
+        return self._epochs(self._work)
+
+    def share_of_epoch(self, epoch: int) -> float:
+        """Return the share of `epoch`, counted from 0 after the head's epochs, that there is time for, in [0, 1]."""
+        return min(max(self._epochs(self._end) - epoch, 0.0), 1.0)
 
     def after_step(self, side: int) -> float:
         """Count a step on images of `side` px. Return the finished share of the run, in [0, 1]."""
@@ -156,6 +155,15 @@ class Pace:
     @property
     def _least_step(self) -> float:
         return self._ends[0] / self.plan.steps
+
+    def _epochs(self, work: float) -> float:
+        """Return how many epochs `work` planned seconds of training are."""
+        begin = 0.0
+        for number, end in enumerate(self._ends):
+            if work < end:
+                return number + (work - begin) / (end - begin)
+            begin = end
+        return float(len(self._ends))
 
     def _epoch_end(self, begin: float) -> float:
         return next(end for end in self._ends if end > begin)

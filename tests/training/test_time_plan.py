@@ -180,6 +180,15 @@ def test_the_pace_ends_in_time_at_the_end_of_its_schedule(minutes, slower, from_
         assert pace.epochs_done >= plan.epochs_that_fit - 0.05
 
 
+def test_a_pace_knows_the_part_of_the_last_epoch_that_there_is_time_for():
+    plan = plan_for(5)
+    pace, last = Pace(plan, 0.0), int(plan.epochs_that_fit)
+    assert pace.share_of_epoch(0) == 1 and 0 < pace.share_of_epoch(last) < 1 and pace.share_of_epoch(last + 1) == 0
+    assert last + pace.share_of_epoch(last) == pytest.approx(plan.epochs_that_fit)
+    pace.look(0, 250.0)  # little time is left
+    assert pace.share_of_epoch(0) < 1 and pace.share_of_epoch(1) == 0
+
+
 def test_a_pace_continues_from_its_state_and_follows_other_minutes():
     plan = plan_for(5)
     config = resolve({"minutes": 5, "image_size": 160, "epochs": plan.epochs, "progressive": str(plan.progressive)})
