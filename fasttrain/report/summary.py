@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fasttrain.training.result import TrainResult
 
 WORST = 5  # classes in the list of the worst
-_SHOWN = {".safetensors": "the trained model", ".html": "the run on one page"}
+_SHOWN = {".safetensors": "the trained model", ".html": "the run on one page", ".gz": "for https://ui.perfetto.dev"}
 """The files of a run that its summary names, by their suffix. The others are counted."""
 
 

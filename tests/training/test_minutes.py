@@ -219,7 +219,7 @@ def test_other_settings_have_a_budget_and_resume_in_it(
         settings["teacher"] = str(model_folder)
     alone = train(out=tmp_path / "alone", **settings)
     said = capsys.readouterr().out
-    assert ("interpolation: bicubic, as" in said) == ("interpolation" in settings)
+    assert ("interpolation: bicubic, which" in said) == ("interpolation" in settings)
     state = last_state(alone.folder)
     assert clock.now <= 60 - state["pace"]["plan"]["finish"] and alone.history[-1]["phase"] == "full"
     taken = {path.stem.partition("-")[2] for path in (tmp_path / "cache" / "features").iterdir()}
