@@ -52,6 +52,15 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
     assert "default: (" not in out
 
 
+@pytest.mark.parametrize("command", ["serve", "push", "register"])
+@pytest.mark.parametrize("given", [["nowhere"], ["--checkpoint", "nowhere"], ["--checkpoint=nowhere"]])
+def test_a_run_may_be_given_as_an_option(fasttrain, command, given):
+    rest = ["--port", "0"] if command == "serve" else ["owner/name"]
+    for line in [given + rest] if given == ["nowhere"] else [given + rest, rest + given]:
+        code, _, err = fasttrain(command, *line)
+        assert code == 2 and err.startswith("fasttrain: nowhere: no such file")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -59,6 +68,9 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
         (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
         (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
         (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
+        (["serve"], "Missing argument 'CHECKPOINT'; see fasttrain serve --help"),
+        (["serve", "--checkpoint"], "No such option: --checkpoint"),
+        (["serve", "one", "--checkpoint", "two"], "Got unexpected extra argument"),
         (["trian"], "No such command 'trian'. Did you mean 'train'; see fasttrain --help"),
     ],
 )
