@@ -22,6 +22,6 @@ def with_run_first(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name == _OPTION and equals:
             return [value, *arguments[:at], *arguments[at + 1 :]]
-        if name == _OPTION and at + 1 < len(arguments):
-            return [arguments[at + 1], *arguments[:at], *arguments[at + 2 :]]
+        if name == _OPTION:
+            return [*arguments[at + 1 : at + 2], *arguments[:at], *arguments[at + 2 :]]
     return arguments
