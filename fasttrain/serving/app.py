@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import hmac
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from fasttrain.serving.limits import Limits, Refused
 from fasttrain.serving.log import DISCONNECTED, FIELDS, Logged
 from fasttrain.serving.metrics import Metrics
 from fasttrain.serving.model import Model
+from fasttrain.text import nearest
 from fasttrain.version import __version__
 
 _PAGE = Path(__file__).with_name("page")
@@ -116,7 +116,7 @@ def _add_prediction(
 
         If a photograph can't be read, the status is 422 and its entry has the reason. The others are predicted.
         """
-        _check_parameters(request.query_params, ("top_k", "explain"))
+        _check_parameters(request.query_params, ["top_k", "explain"])
         options = Options(min(top_k, most), _explained(model, explain))
         fields = request.scope[FIELDS]
         try:
@@ -147,13 +147,11 @@ def _response(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any
     return _Json(content, status)
 
 
-def _check_parameters(given: Collection[str], known: Collection[str]) -> None:
-    """Raise Refused (400) for a parameter that isn't known: it may be misspelt, and must not be ignored."""
+def _check_parameters(given: Iterable[str], known: list[str]) -> None:
+    """Raise Refused (400) if a parameter isn't `known`: it may be misspelt."""
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, 1)
-            meant = f"did you mean {nearest[0]}?" if nearest else f"give one of {', '.join(known)}"
-            raise Refused(400, f"there is no parameter {name!r}; {meant}")
+            raise Refused(400, f"{name!r} is not one of the parameters {', '.join(known)}{nearest(name, known)}")
 
 
 def _explained(model: Model, explain: str | None) -> int | None:

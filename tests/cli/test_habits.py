@@ -123,6 +123,15 @@ def test_latest_is_the_newest_run(tmp_path, monkeypatch):
     assert weights_file(Path("latest")) == Path("runs/a/model.safetensors")
 
 
+@pytest.mark.parametrize("command", ["push", "register"])
+def test_latest_is_taken_by_what_takes_a_run_folder(fasttrain, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    save_file({}, tmp_path / "runs" / "a" / "model.safetensors")
+    code, _, err = fasttrain(command, "--checkpoint", "latest", "owner/name")
+    assert code == 2 and "runs/a" in err
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

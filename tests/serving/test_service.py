@@ -90,12 +90,13 @@ def test_a_wrong_request_is_told_why(service, pictures):
     status, answer, _ = service.predict(good, query="?top_k=0")
     assert status == 400 and answer["detail"].startswith("top_k = '0': ")
     for query, meant in [
-        ("topk=2", "'topk'; did you mean top_k?"),
-        ("explian=", "'explian'; did you mean explain?"),
-        ("zzz=1", "'zzz'; give one of top_k, explain"),
+        ("topk=2", "; did you mean 'top_k'?"),
+        ("explian=", "; did you mean 'explain'?"),
+        ("zzz=1", ""),
     ]:
         status, answer, _ = service.predict(good, query=f"?{query}")
-        assert (status, answer["detail"]) == (400, f"there is no parameter {meant}")
+        name = query.partition("=")[0]
+        assert (status, answer["detail"]) == (400, f"'{name}' is not one of the parameters top_k, explain{meant}")
     assert service.ask("GET", "/predict")[0] == 405
     assert service.ask("GET", "/nothing")[0] == 404
     assert answer_of(service.begin(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
