@@ -1,4 +1,4 @@
-"""Name what is on photographs with an exported file: `python exported_model.py model.onnx dinner.jpg lunch.jpg`.
+"""Name what is in photographs with an exported file: `python exported_model.py model.onnx dinner.jpg lunch.jpg`.
 
 Needs NumPy, Pillow and the runtime of the file: `onnxruntime` for .onnx, `openvino` for .xml, `ai-edge-litert` for
 .tflite, and `executorch` with torch for .pte. All else that is to be known, the classes, the size and what the logits

@@ -30,6 +30,7 @@ from fasttrain.cli.profile import profile_command
 from fasttrain.cli.push import push
 from fasttrain.cli.register import register
 from fasttrain.cli.replay import replay
+from fasttrain.cli.run_option import RunCommand
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
@@ -103,11 +104,12 @@ _COMMANDS: dict[str, Callable[..., None] | SettingsCommand] = {
     "ui": ui,
     "doctor": doctor,
 }
+_WITH_RUN_FIRST = ("serve", "push", "register")
 for _name, _command in _COMMANDS.items():
     if isinstance(_command, SettingsCommand):
         _command.add_to(app, _name)
     else:
-        app.command(name=_name)(with_user_paths(_command))
+        app.command(name=_name, cls=RunCommand if _name in _WITH_RUN_FIRST else None)(with_user_paths(_command))
 
 
 def main() -> None:

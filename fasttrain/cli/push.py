@@ -9,7 +9,12 @@ import typer
 
 
 def push(
-    run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="a run folder, or latest (the newest run in runs); --checkpoint is accepted, too", metavar="RUN"
+        ),
+    ],
     repository: Annotated[
         str, typer.Argument(help="the repository on the Hub; it is created if it doesn't exist", metavar="OWNER/NAME")
     ],
@@ -22,7 +27,8 @@ def push(
 
     from fasttrain.checkpoint.weights import weights_file
 
-    weights_file(run)
+    weights = weights_file(run)
+    run = weights.parent if run == Path("latest") else run
     from fasttrain.commands.push import push as command
     from fasttrain.terminal import make_console
 

@@ -9,7 +9,12 @@ import typer
 
 
 def register(
-    run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="a run folder, or latest (the newest run in runs); --checkpoint is accepted, too", metavar="RUN"
+        ),
+    ],
     name: Annotated[
         str, typer.Argument(help="name of the registered model; it is created if it doesn't exist", metavar="NAME")
     ],
@@ -20,7 +25,8 @@ def register(
 
     from fasttrain.checkpoint.weights import weights_file
 
-    weights_file(run)
+    weights = weights_file(run)
+    run = weights.parent if run == Path("latest") else run
     from fasttrain.commands.register import register as command
     from fasttrain.terminal import make_console
 

@@ -14,7 +14,11 @@ _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "pyt
 
 def serve(
     checkpoint: Annotated[
-        Path, typer.Argument(help="a run folder, its model.safetensors, a checkpoint, or an exported .onnx or .xml")
+        Path,
+        typer.Argument(
+            help="a run folder, its model.safetensors, a checkpoint, an exported .onnx or .xml, or latest (the newest "
+            "run in runs); --checkpoint is accepted, too"
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="the address to listen on; 0.0.0.0 accepts requests from other machines")

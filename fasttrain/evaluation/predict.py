@@ -176,6 +176,11 @@ class Predictor:
             raise UserError("--embeddings can't be combined with --tta; leave one of them out")
         self._threads = max(usable_cores() if workers is None else workers, 1)
 
+    @property
+    def exported(self) -> bool:
+        """Whether the model is an exported file. If so, it has no heat maps and no embeddings."""
+        return self._runtime.exported
+
     def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
         """Decode a photograph, given as a path or as the bytes of a file, into the model's input size.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from fasttrain.model.spec import ModelSpec
 class Runtime(ABC):
     """A trained model that is ready to run. `spec` describes its input and its classes.
 
+    `exported`: whether the model is an exported file, which has no gradients.
+
     In all methods `pixels` is uint8 [n, size, size, 3]: n photographs, cropped and resized as `spec.geometry` says.
     """
 
     spec: ModelSpec
+    exported: ClassVar[bool] = True
 
     @abstractmethod
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

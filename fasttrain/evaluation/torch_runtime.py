@@ -22,6 +22,8 @@ from fasttrain.model.preprocess import NormalizePixels
 class TorchRuntime(Runtime):
     """A torch model in eval mode on its device."""
 
+    exported = False
+
     def __init__(
         self, checkpoint: Path, *, model: str | OwnModel | None, device: str, interpolation: Interpolation | None
     ) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class ClassProbability(BaseModel):
-    """A class and its probability, in [0, 1]."""
+    """A class and its probability, in [0, 1], rounded to 6 decimals."""
 
     class_: str = Field(alias="class")
     probability: float
@@ -17,7 +17,9 @@ class ClassProbability(BaseModel):
 class Prediction(BaseModel):
     """The prediction for one photograph: its classes, the likeliest first, or the error if it can't be read."""
 
-    image: str = Field(description="the file's name in the request")
+    image: str | None = Field(
+        None, description="the file's name in the form; absent if the request's body is the photograph"
+    )
     answer: str | None = Field(
         None,
         description='the likeliest class, or "unknown" if its probability is below the reject threshold; absent if '
@@ -66,7 +68,7 @@ class Health(BaseModel):
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The form or a parameter is invalid"},
+    400: {"model": Problem, "description": "The form or a parameter is invalid, or a parameter is unknown"},
     401: {"model": Problem, "description": "The bearer token is missing or wrong"},
     408: {"model": Problem, "description": "The body arrived too slowly"},
     413: {"model": Problem, "description": "The request has too many bytes, or a photograph too many pixels"},

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp
 
@@ -26,6 +27,7 @@ from fasttrain.serving.limits import Limits, Refused
 from fasttrain.serving.log import DISCONNECTED, FIELDS, Logged
 from fasttrain.serving.metrics import Metrics
 from fasttrain.serving.model import Model
+from fasttrain.text import nearest
 from fasttrain.version import __version__
 
 _PAGE = Path(__file__).with_name("page")
@@ -75,7 +77,9 @@ def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, toke
         version=__version__,
         description=f"{model.name}, {len(model.classes)} classes",
         lifespan=lifespan,
+        default_response_class=_Json,
     )
+    app.add_exception_handler(HTTPException, _unknown_address)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
@@ -112,6 +116,7 @@ def _add_prediction(
 
         If a photograph can't be read, the status is 422 and its entry has the reason. The others are predicted.
         """
+        _check_parameters(request.query_params, ["top_k", "explain"])
         options = Options(min(top_k, most), _explained(model, explain))
         fields = request.scope[FIELDS]
         try:
@@ -139,16 +144,22 @@ def _response(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any
             reasons[0] if len(entries) == 1 else f"{len(reasons)} of {len(entries)} photographs can't be read"
         )
         fields["refused"] = reasons[:3]
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    return Response(body, status, media_type="application/json")
+    return _Json(content, status)
+
+
+def _check_parameters(given: Iterable[str], known: list[str]) -> None:
+    """Raise Refused (400) if a parameter isn't `known`: it may be misspelt."""
+    for name in given:
+        if name not in known:
+            raise Refused(400, f"{name!r} is not one of the parameters {', '.join(known)}{nearest(name, known)}")
 
 
 def _explained(model: Model, explain: str | None) -> int | None:
     """Return the label of the class to explain: -1 for the likeliest class, None for no heat map."""
     if explain is None:
         return None
-    if model.heat_map is None:
-        raise Refused(400, "this service has no heat maps; leave `explain` out")
+    if isinstance(model.heat_map, str):
+        raise Refused(400, f"this service has no heat maps, because {model.heat_map}")
     if explain and explain not in model.classes:
         raise Refused(400, f"explain = {explain!r} is not one of the classes; GET /model lists them")
     return model.classes.index(explain) if explain else -1
@@ -161,7 +172,7 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
         name=model.name,
         classes=model.classes,
         multi_label=model.multi_label,
-        explains=model.heat_map is not None,
+        explains=not isinstance(model.heat_map, str),
         max_bytes=limits.body,
         max_pixels=limits.pixels,
         max_images=limits.images,
@@ -176,7 +187,7 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
     async def health() -> Response:
         """Return status 200 while the service can predict, and 503 otherwise."""
         healthy = classifier.healthy
-        return JSONResponse({"status": "ok" if healthy else "failed"}, 200 if healthy else 503)
+        return _Json({"status": "ok" if healthy else "failed"}, 200 if healthy else 503)
 
     @app.get("/metrics", dependencies=checks, response_class=Response)
     async def prometheus() -> Response:
@@ -202,8 +213,17 @@ def _add_page(app: FastAPI) -> None:
         add(path, file)
 
 
+class _Json(Response):
+    """A response of JSON with a newline at its end, so that a shell's prompt comes on a new line."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
 class _Token(HTTPBearer):
-    """A dependency that raises Refused (401) for a request without the token."""
+    """A dependency that raises Refused (401) for a request whose token is missing or wrong."""
 
     def __init__(self, token: str) -> None:
         super().__init__(auto_error=False)
@@ -211,15 +231,21 @@ class _Token(HTTPBearer):
 
     async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials:
         given = await super().__call__(request)
-        if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), self._token):
-            raise Refused(401, "give the service's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if given is None:
+            raise _unauthorized("this service needs its token; send it in the header Authorization: Bearer TOKEN")
+        if not hmac.compare_digest(given.credentials.encode("latin-1"), self._token):
+            raise _unauthorized("the token is wrong; send the one that the service was started with")
         return given
+
+
+def _unauthorized(reason: str) -> Refused:
+    return Refused(401, reason, {"WWW-Authenticate": "Bearer"})
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     request.scope[FIELDS]["detail"] = error.reason
-    return JSONResponse({"detail": error.reason}, error.status, error.headers)
+    return _Json({"detail": error.reason}, error.status, error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -228,5 +254,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return await _refused(request, Refused(400, f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}"))
 
 
+async def _unknown_address(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _Json({"detail": error.detail}, error.status_code, error.headers)
+
+
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": "the service failed; its log says why"}, 500)
+    return _Json({"detail": "the service failed; its log says why"}, 500)

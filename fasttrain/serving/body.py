@@ -16,9 +16,9 @@ from fasttrain.serving.limits import Limits, Refused
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded file: its bytes `data`, and its `name` in the form, which is empty if the body is a single file."""
+    """An uploaded file: its bytes `data`, and its `name` in the form, which is None if the body is a single file."""
 
-    name: str
+    name: str | None
     data: bytes
 
 
@@ -56,19 +56,29 @@ async def _read_one(request: Request, limits: Limits, place: Place) -> list[Uplo
     data = b"".join([chunk async for chunk in _chunks(request, limits, place)])
     if not data:
         raise Refused(400, "the request has no body; send the bytes of a photograph, or a form with files")
-    return [Upload("", data)]
+    return [Upload(None, data)]
 
 
 async def _read_form(request: Request, limits: Limits, place: Place) -> list[Upload]:
-    """Return the files of a multipart form. Raises Refused (400) if it is broken or has no files."""
-    parser = MultiPartParser(request.headers, _chunks(request, limits, place), max_files=limits.images, max_fields=0)  # type: ignore[arg-type]
+    """Return the files of a multipart form. Raises Refused (400) if it is broken, has no files or has text."""
+    parser = MultiPartParser(
+        request.headers,
+        _chunks(request, limits, place),  # type: ignore[arg-type]
+        max_files=limits.images,
+        max_fields=limits.images,
+        max_part_size=limits.body + 1,
+    )
     parser.spool_max_size = limits.body + 1  # keep files in memory: `place` counts their bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise Refused(400, f"the form can't be read: {error.message}") from None
+        reason = error.message.rstrip(".")
+        raise Refused(400, f"the form can't be read: {reason}; send up to {limits.images} files") from None
     files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
     try:
+        for name, each in form.multi_items():
+            if not isinstance(each, UploadFile):
+                raise Refused(400, f"the form's field {name!r} is text; send each photograph as a file")
         if not files:
             raise Refused(400, "the form has no file; send each photograph as a file, under any name")
         return [Upload(each.filename or "", each.file.read()) for each in files]

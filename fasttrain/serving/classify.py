@@ -99,7 +99,7 @@ class Classifier:
     async def _entry(self, upload: Upload, decoding: Future[NDArray[np.uint8]], options: Options) -> dict[str, Any]:
         """Wait until `upload` is decoded and classified, and return its entry."""
         start = monotonic()
-        name = {"image": upload.name}
+        name = {} if upload.name is None else {"image": upload.name}
         try:
             with self._batches.expect():
                 pixels = await asyncio.wrap_future(decoding)
@@ -128,12 +128,14 @@ class Classifier:
         return [_Output(row, self._heat_map(each, row)) for each, row in zip(inputs, rows, strict=True)]
 
     def _heat_map(self, given: _Input, row: NDArray[np.float64]) -> bytes | None:
-        if given.explain is None or self.model.heat_map is None:
+        if given.explain is None or isinstance(self.model.heat_map, str):
             return None
         return self.model.heat_map(given.pixels, int(row.argmax()) if given.explain < 0 else given.explain)
 
     def _answer(self, output: _Output, options: Options) -> dict[str, Any]:
         answer = self.model.predictor.prediction(output.probabilities, top_k=options.top_k).to_dict()
+        for each in answer.get("top", answer.get("classes", [])):
+            each["probability"] = round(each["probability"], 6)
         if output.heat_map is not None:
             answer["heat_map"] = "data:image/png;base64," + base64.b64encode(output.heat_map).decode()
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ The PNG shows the photograph with the class-activation map of that class over it
 
 @dataclass
 class Model:
-    """A trained model to serve. `heat_map`: the function that draws its heat maps; None if the service has none."""
+    """A trained model to serve. `heat_map`: the function that draws its heat maps, or why there are none."""
 
     predictor: Predictor
-    heat_map: HeatMap | None = None
+    heat_map: HeatMap | str
 
     @property
     def name(self) -> str:
@@ -47,17 +48,21 @@ class Model:
             self.predictor.probabilities(np.zeros((number, size, size, 3), np.uint8))
 
 
-def heat_maps(predictor: Predictor) -> HeatMap | None:
-    """Return the function that draws heat maps of the predictor's model.
+def heat_maps(predictor: Predictor) -> HeatMap | str:
+    """Return the function that draws heat maps of the predictor's model, or the reason if they can't be drawn.
 
-    Return None if heat maps can't be drawn: for an exported file, for a model that isn't convolutional, or if the
-    extra `explain` isn't installed.
+    They can't be drawn for an exported file, for a model that isn't convolutional, or if the extra `explain` isn't
+    installed.
     """
+    if predictor.exported:
+        return "an exported file has no gradients; serve the run folder"
+    if importlib.util.find_spec("captum") is None:
+        return "the service's environment lacks the extra `explain`; install it"
     size = predictor.spec.geometry.image_size
     try:
         predictor.maps(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int64))
     except UserError:
-        return None
+        return "the model is not convolutional; leave `explain` out"
     from fasttrain.evaluation.explain import overlay
 
     def draw(pixels: NDArray[np.uint8], label: int) -> bytes:

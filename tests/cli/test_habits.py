@@ -52,6 +52,15 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
     assert "default: (" not in out
 
 
+@pytest.mark.parametrize("command", ["serve", "push", "register"])
+@pytest.mark.parametrize("given", [["nowhere"], ["--checkpoint", "nowhere"], ["--checkpoint=nowhere"]])
+def test_a_run_may_be_given_as_an_option(fasttrain, command, given):
+    rest = ["--port", "0"] if command == "serve" else ["owner/name"]
+    for line in [given + rest] if given == ["nowhere"] else [given + rest, rest + given]:
+        code, _, err = fasttrain(command, *line)
+        assert code == 2 and err.startswith("fasttrain: nowhere: no such file")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -59,6 +68,9 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
         (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
         (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
         (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
+        (["serve"], "Missing argument 'checkpoint'; see fasttrain serve --help"),
+        (["serve", "--checkpoint"], "Missing argument 'checkpoint'; see fasttrain serve --help"),
+        (["serve", "one", "--checkpoint", "two"], "Got unexpected extra argument"),
         (["trian"], "No such command 'trian'. Did you mean 'train'; see fasttrain --help"),
     ],
 )
@@ -109,6 +121,15 @@ def test_latest_is_the_newest_run(tmp_path, monkeypatch):
         save_file({}, tmp_path / "runs" / name / "model.safetensors")
         os.utime(tmp_path / "runs" / name / "model.safetensors", (number, number))
     assert weights_file(Path("latest")) == Path("runs/a/model.safetensors")
+
+
+@pytest.mark.parametrize("command", ["push", "register"])
+def test_latest_is_taken_by_what_takes_a_run_folder(fasttrain, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    save_file({}, tmp_path / "runs" / "a" / "model.safetensors")
+    code, _, err = fasttrain(command, "--checkpoint", "latest", "owner/name")
+    assert code == 2 and "runs/a" in err
 
 
 @pytest.mark.parametrize(

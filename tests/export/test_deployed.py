@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import subprocess
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from fasttrain.data.photograph import read_photograph
 from fasttrain.evaluation.predict import Predictor
 from fasttrain.export.export import export
+from fasttrain.export.registry import FORMATS
 from tests.support.formats import format_or_skip
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -71,3 +73,11 @@ def test_the_script_loads_photographs_as_the_page_says():
     page = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
     (code,) = re.findall(r'```python title="photograph.py"\n(.*?)```', page, re.DOTALL)
     assert (EXAMPLES / "photograph.py").read_text("utf-8") == code
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_page_names_the_file_of_each_format(format):
+    page = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
+    module, _, name = FORMATS[format].partition(":")
+    suffix = getattr(importlib.import_module(module), name).suffix
+    assert f"| `{format}` | `model{suffix}`" in page

@@ -42,6 +42,8 @@ def test_the_answers_are_those_of_predict(service, model_folder, pictures):
     status, alone, _ = service.predict(pictures[0].read_bytes())
     assert status == 200 and alone["predictions"][0]["top"][0]["class"] == expected[0].classes[0]
     assert len(alone["predictions"][0]["top"]) == 5
+    assert "image" not in alone["predictions"][0], "a body that is the photograph has no file name"
+    assert all(each["probability"] == round(each["probability"], 6) for each in alone["predictions"][0]["top"])
 
 
 def test_what_is_no_photograph_is_told_why(service, pictures):
@@ -73,7 +75,11 @@ def test_a_wrong_request_is_told_why(service, pictures):
         (form([good] * 5)[0], form([])[1], "can't be read"),
         (b"--b\r\n", of_b, "no file"),
         (b"nonsense", of_b, "can't be read"),
-        (b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--b--\r\n', of_b, "can't be read"),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--b--\r\n',
+            of_b,
+            "the form's field 'x' is text; send each photograph as a file",
+        ),
         (good, "multipart/form-data", "boundary"),
     ]:
         status, answer, _ = service.ask("POST", "/predict", body, {"Content-Type": kind})
@@ -83,6 +89,14 @@ def test_a_wrong_request_is_told_why(service, pictures):
     assert status == 400 and "Too many files" in answer["detail"]
     status, answer, _ = service.predict(good, query="?top_k=0")
     assert status == 400 and answer["detail"].startswith("top_k = '0': ")
+    for query, meant in [
+        ("topk=2", "; did you mean 'top_k'?"),
+        ("explian=", "; did you mean 'explain'?"),
+        ("zzz=1", ""),
+    ]:
+        status, answer, _ = service.predict(good, query=f"?{query}")
+        name = query.partition("=")[0]
+        assert (status, answer["detail"]) == (400, f"'{name}' is not one of the parameters top_k, explain{meant}")
     assert service.ask("GET", "/predict")[0] == 405
     assert service.ask("GET", "/nothing")[0] == 404
     assert answer_of(service.begin(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
@@ -147,6 +161,24 @@ def test_the_addresses_are_described(service):
     assert len(model["classes"]) == 6 and model["max_bytes"] == 200_000 and not model["multi_label"]
 
 
+@pytest.mark.parametrize("path", ["/model", "/healthz", "/nothing", "/predict"])
+def test_json_ends_with_a_newline(service, path):
+    answer = answer_of(service.begin(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode()))
+    assert b"application/json" in answer and answer.endswith(b"}\n")
+
+
+@pytest.mark.slow
+def test_a_service_without_heat_maps_says_why(model_folder, pictures, tmp_path):
+    pytest.importorskip("onnxruntime", reason="without the extra `export`")
+    from fasttrain.export.export import export
+
+    file = export(model_folder, "onnx", tmp_path / "model.onnx", photographs=6, speed=False).path
+    with serving(file, tmp_path) as service:
+        status, answer, _ = service.predict(pictures[0].read_bytes(), query="?explain=")
+        assert status == 400 and "an exported file has no gradients; serve the run folder" in answer["detail"]
+        assert service.ask("GET", "/model")[1]["explains"] is False
+
+
 @pytest.mark.slow
 def test_a_token_is_asked_for(model_folder, pictures, tmp_path):
     good = pictures[0].read_bytes()
@@ -154,9 +186,13 @@ def test_a_token_is_asked_for(model_folder, pictures, tmp_path):
         wrong = {"Authorization": "Bearer secret"}
         right = {"Authorization": "Bearer sécret".encode().decode("latin-1")}
         for path, method in [("/predict", "POST"), ("/model", "GET"), ("/metrics", "GET")]:
-            for headers in ({}, wrong, {"Authorization": "Basic c8OpY3JldA=="}):
-                status, _, answered = service.ask(method, path, good if method == "POST" else None, headers)
-                assert status == 401 and answered["WWW-Authenticate"] == "Bearer"
+            for headers, reason in (
+                ({}, "needs"),
+                (wrong, "wrong"),
+                ({"Authorization": "Basic c8OpY3JldA=="}, "needs"),
+            ):
+                status, answer, answered = service.ask(method, path, good if method == "POST" else None, headers)
+                assert status == 401 and answered["WWW-Authenticate"] == "Bearer" and reason in answer["detail"]
             assert service.ask(method, path, good if method == "POST" else None, right)[0] == 200
         for path in ("/", "/healthz"):
             assert service.ask("GET", path)[0] == 200

@@ -5,15 +5,34 @@ let model = null;
 
 async function ask(path, options = {}) {
   const token = sessionStorage.getItem("token");
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const headers = token ? { Authorization: `Bearer ${inBytes(token)}` } : {};
   for (let tries = 1; ; tries += 1) {
     const answer = await fetch(path, { ...options, headers });
     const content = await answer.json();
     if (answer.ok) return content;
-    if (answer.status === 401) at("#token").hidden = false;
+    if (answer.status === 401) {
+      askForToken();
+      throw new Error(token ? "This token is wrong." : "This service needs a token.");
+    }
     if (answer.status !== 429 || tries === MOST_TRIES) throw new Error(content.detail ?? `error ${answer.status}`);
     await new Promise((resolve) => setTimeout(resolve, 1000 * Number(answer.headers.get("Retry-After") ?? 1)));
   }
+}
+
+function inBytes(text) { // fetch takes no characters above 255 in a header: a character for each byte of UTF-8
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
+function accept(described) {
+  model = described;
+  at("#token").hidden = model !== null;
+  for (const button of [at("#choose"), at("#camera")]) button.disabled = model === null;
+}
+
+function askForToken() {
+  sessionStorage.removeItem("token");
+  accept(null);
+  at("#secret").select();
 }
 
 function tell(error) {
@@ -22,19 +41,20 @@ function tell(error) {
 }
 
 async function start() {
+  const tried = sessionStorage.getItem("token");
   try {
-    model = await ask("model");
+    accept(await ask("model"));
   } catch (error) {
-    tell(error);
+    if (tried || at("#token").hidden) tell(error);
     return;
   }
-  at("#token").hidden = at("#problem").hidden = true;
+  at("#problem").hidden = true;
   const several = model.multi_label ? ", several at a time" : "";
   at("#model").textContent = `${model.name}, ${model.classes.length.toLocaleString("en")} classes${several}`;
   at("#limits").textContent = `up to ${model.max_bytes / 1e6} MB and ${model.max_pixels / 1e6} megapixels`;
 }
 
-function show(file) {
+function newCard(file) {
   const card = at("#card").content.cloneNode(true).firstElementChild;
   const photograph = at(".photograph", card);
   photograph.src = URL.createObjectURL(file);
@@ -42,15 +62,13 @@ function show(file) {
   photograph.onload = () => URL.revokeObjectURL(photograph.src);
   photograph.onerror = () => { photograph.hidden = true; };
   at("figcaption", card).textContent = file.name;
-  at("#results").prepend(card);
   return card;
 }
 
-async function classify(file) {
-  const card = show(file);
+async function classify(file, card) {
   const state = at(".state", card);
   try {
-    if (model && file.size > model.max_bytes) throw new Error(`It is larger than ${model.max_bytes / 1e6} MB.`);
+    if (file.size > model?.max_bytes) throw new Error(`It is larger than ${model.max_bytes / 1e6} MB.`);
     const { predictions: [seen] } = await ask("predict", { method: "POST", body: file });
     const found = seen.top ?? seen.classes;
     const unknown = seen.answer === "unknown" && found[0].class !== "unknown";
@@ -61,11 +79,12 @@ async function classify(file) {
   } catch (error) {
     state.textContent = error instanceof TypeError ? "The server doesn't answer." : error.message;
     state.classList.add("bad");
+    card.classList.add("refused");
   }
 }
 
 function shown(percent) {
-  if (percent > 0 && percent < LEAST_PERCENT / 2) return `< ${LEAST_PERCENT} %`;
+  if (percent < LEAST_PERCENT / 2) return `< ${LEAST_PERCENT} %`;
   return `${Math.min(percent, MOST_PERCENT).toFixed(1)} %`;
 }
 
@@ -98,9 +117,8 @@ function offerHeatMap(card, file, likeliest) {
         tell(error);
       }
     }
-    heat.hidden = at(".legend", card).hidden = !box.checked;
+    card.classList.toggle("mapped", box.checked);
     at(".legend span", card).textContent = `Where it looks for ${chosen}:`;
-    at(".photograph", card).hidden = box.checked;
   };
   for (const row of card.querySelectorAll("li")) {
     row.setAttribute("role", "button");
@@ -110,12 +128,16 @@ function offerHeatMap(card, file, likeliest) {
     row.onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); } };
   }
   box.onchange = draw;
-  at(".explain", card).hidden = false;
+  at(".legend span", card).textContent = `Where it looks for ${likeliest}:`; // so that its space is kept
+  at(".explain", card).hidden = at(".looks", card).hidden = false;
 }
 
 async function take(files) {
+  if (model === null) return;
   at("#problem").hidden = true;
-  for (const file of files) await classify(file);
+  const cards = files.map(newCard);
+  at("#results").prepend(...cards);
+  for (const [number, file] of files.entries()) await classify(file, cards[number]);
 }
 
 async function openCamera() {
@@ -156,7 +178,7 @@ at("#token").onsubmit = (event) => {
   sessionStorage.setItem("token", at("#secret").value);
   start();
 };
-document.ondragover = (event) => { event.preventDefault(); at("#drop").classList.add("over"); };
+document.ondragover = (event) => { event.preventDefault(); at("#drop").classList.toggle("over", model !== null); };
 document.ondragleave = () => at("#drop").classList.remove("over");
 document.ondrop = (event) => {
   event.preventDefault();
