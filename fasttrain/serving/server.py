@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from fasttrain.serving.connection import connection_type
 from fasttrain.serving.limits import Limits
 from fasttrain.serving.log import JsonHandler
 from fasttrain.serving.model import Model
+from fasttrain.sockets import listen
 
 TOKEN = "FASTTRAIN_SERVE_TOKEN"  # an environment variable
 _BACKLOG = 2048
@@ -43,7 +43,7 @@ def serve(
     `say`: called with the address as soon as the service answers. Raises UserError if the service can't listen on this
     address, for instance because the port is in use.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     model.warm_up(1, limits.batch)
     app = make_app(model, limits, workers=workers, top_k=top_k, token=token)
     log = logging.getLogger("uvicorn.error")
@@ -108,25 +108,6 @@ def read_token(file: Path | None) -> str | None:
     if not token:
         raise UserError(f"{file}: the file is empty; give a file with the token as --token-file")
     return token
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address. Raises UserError, for instance if the port is in use."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            if os.name == "posix":  # on Windows this option would take a port that is in use
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)  # ports below 1024 may need root
-        cure = f"give another {'--port' if of_port else '--host'}"
-        raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; {cure}") from error
-    return listener
 
 
 def _address(listener: socket.socket) -> str:

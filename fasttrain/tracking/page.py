@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from fasttrain.errors import UserError
-from fasttrain.machine import WINDOWS, end_all, start_apart
+from fasttrain.machine import end_all, start_apart
+from fasttrain.sockets import listen
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.store import artifact_location, home_for_mlflow, is_remote, set_environment, shown
 
@@ -28,12 +28,12 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
 
     `say` receives the page's address as soon as the page answers. If `uri` is that of a tracking server, nothing is
     started, because the server has its own page, whose address `say` receives. Raises KeyboardInterrupt on Ctrl-C,
-    SystemExit(143) on SIGTERM, and UserError if the port is taken or the started server ends by itself.
+    SystemExit(143) on SIGTERM, and UserError if the address can't be used or the started server ends by itself.
     """
     if is_remote(uri):
         say(f"the runs are tracked by a server, which has its own page: {shown(uri)}")
         return
-    _check_free(host, port)
+    listen(host, port).close()  # fails now, and with a plain reason, if the address can't be used
     set_environment()
     command = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     if (artifacts := artifact_location(uri)) is not None:
@@ -63,17 +63,6 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
     if stop.requested is signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _check_free(host: str, port: int) -> None:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(found[0]) as probe:
-            if not WINDOWS:  # there the option allows binding to a port that is taken
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(found[4])
-    except OSError as error:
-        raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; give another --port") from error
 
 
 def _answers(page: str) -> bool:

@@ -104,3 +104,8 @@ def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database")
     with pytest.raises(UserError, match=r"mlflow\.db ended: .+"):
         serve(f"sqlite:///{tmp_path / 'mlflow.db'}", "127.0.0.1", free_port(), print)
+
+
+def test_a_host_that_this_machine_does_not_have_is_named_as_the_cause(here: Path) -> None:
+    with pytest.raises(UserError, match=r"no.such.host.invalid:5000: .*; give another --host"):
+        serve(f"sqlite:///{here / 'mlflow.db'}", "no.such.host.invalid", 5000, print)
