@@ -89,7 +89,7 @@ def predict(
         raise UserError("--reject gives a threshold and --precision chooses one; leave one of them out")
     if data is not None and precision is None:
         raise UserError("--data is only used with --precision; leave it out")
-    weights_file(checkpoint)
+    weights_file(checkpoint, exported=True)
     from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console

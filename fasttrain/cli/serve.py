@@ -14,7 +14,8 @@ _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "pyt
 
 def serve(
     checkpoint: Annotated[
-        Path, typer.Argument(help="a run folder, its model.safetensors, a checkpoint, or an exported .onnx or .xml")
+        Path,
+        typer.Argument(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"),
     ],
     host: Annotated[
         str, typer.Option(help="the address to listen on; 0.0.0.0 accepts requests from other machines")
@@ -62,7 +63,7 @@ def serve(
     from fasttrain.checkpoint.weights import weights_file
     from fasttrain.extras import require
 
-    weights_file(checkpoint)
+    weights_file(checkpoint, exported=True)
     require("serve", "serve", *_MODULES)
     from fasttrain.cores import usable_cores
     from fasttrain.evaluation.predict import Predictor

@@ -55,17 +55,38 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train", "--learning-rat", "1"], "No such option: --learning-rat; did you mean --learning-rate; see"),
+        (["train", "--learning-rat", "1"], "No such option: --learning-rat; did you mean --learning-rate? See"),
         (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
         (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
-        (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
-        (["trian"], "No such command 'trian'. Did you mean 'train'; see fasttrain --help"),
+        (["serve"], "CHECKPOINT is missing; give a run folder, or latest for the newest run; see fasttrain serve"),
+        (["predict", "hat.jpg"], "--checkpoint is missing; give a run folder, or latest for the newest run; see"),
+        (
+            ["evaluate"],
+            "--checkpoint is missing; give a run folder, or latest for the newest run; see fasttrain evaluate",
+        ),
+        (["trian"], "No such command 'trian'; did you mean 'train'? See fasttrain --help"),
     ],
 )
 def test_a_mistyped_line_is_told_in_one_line(fasttrain, line, said):
     code, out, err = fasttrain(*line)
     assert code == 2 and not out
     assert err.startswith(f"fasttrain: {said}") and err.count("\n") == 1
+
+
+def test_a_model_given_without_its_option_is_told_with_the_right_command(fasttrain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a b/model.safetensors", "model.onnx"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    right = {
+        ("export", "runs/a b", "--format", "onnx"): "export --checkpoint 'runs/a b' --format onnx",
+        ("predict", "model.onnx", "hat.jpg"): "predict --checkpoint model.onnx hat.jpg",
+        ("evaluate", "latest"): "evaluate --checkpoint latest",
+    }
+    for line, meant in right.items():
+        code, out, err = fasttrain(*line)
+        said = f"--checkpoint is missing; did you mean `fasttrain {meant}`? See fasttrain {line[0]} --help\n"
+        assert (code, out, err) == (2, "", f"fasttrain: {said}")
 
 
 def test_without_a_command_the_help_is_shown(fasttrain):
@@ -133,7 +154,7 @@ def test_a_mistyped_option_names_the_one_that_is_meant(fasttrain, typed, meant):
     code, out, err = fasttrain("train", typed, "1")
     said = typed.partition("=")[0].replace("_", "-")
     assert (code, out) == (2, "") and err == (
-        f"fasttrain: No such option: {said}; did you mean {meant}; see fasttrain train --help\n"
+        f"fasttrain: No such option: {said}; did you mean {meant}? See fasttrain train --help\n"
     )
 
 
