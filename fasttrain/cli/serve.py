@@ -15,7 +15,9 @@ _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "pyt
 def serve(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"),
+        typer.Argument(
+            help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="the address to listen on; 0.0.0.0 accepts requests from other machines")

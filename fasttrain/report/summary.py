@@ -265,6 +265,7 @@ def _next_steps(folder: Path, artifacts: Sequence[Path], *, tracked: bool) -> Re
     if tracked:
         steps.add_row("compare", "fasttrain ui, for MLflow's page")
     steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
+    steps.add_row("export", Text(f"fasttrain export --checkpoint {folder}", overflow="fold"))
     return steps
 
 

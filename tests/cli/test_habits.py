@@ -105,6 +105,15 @@ def test_two_data_sets_or_sources_are_one_too_many(fasttrain):
     assert "two sources were given; give only one" in fasttrain("convert", "a", "--source", "b")[2]
 
 
+def test_convert_downloads_nothing_unasked(fasttrain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for line in (["convert"], ["convert", ""], ["convert", "--out", "shards"]):
+        said = "fasttrain: no photographs to convert; give a folder, an archive, a table, a URL, food101 or sample\n"
+        assert fasttrain(*line) == (2, "", said)
+    assert not any(tmp_path.iterdir())
+
+
 def test_convert_takes_the_photographs_as_an_argument_and_names_the_shards(
     fasttrain, photographs, tmp_path, monkeypatch
 ):
