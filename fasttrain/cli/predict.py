@@ -124,6 +124,9 @@ def predict(
     sys.stdout.flush()
     if embeddings is not None:
         write_embeddings(embeddings, [image for image, _ in kept], [row for _, row in kept])
+        print(f"embeddings: {embeddings}, of {counted(len(kept), 'photograph')}", file=sys.stderr)
+    if explain is not None and shown:
+        print(f"explanations: {counted(shown, 'picture')} in {explain}", file=sys.stderr)
     broken = [each for each in refused if each.broken]
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:

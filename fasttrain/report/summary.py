@@ -126,7 +126,7 @@ def evaluation_table(
     if evaluation.top1_interval is not None:
         figures.add_row("top-1, 95 %", f"{span(evaluation.top1_interval)} by bootstrap")
     baseline = majority_baseline(evaluation)
-    figures.add_row("baseline", Text(f"{baseline.share:.2%}, always {baseline.name}"))
+    figures.add_row("baseline", Text(f"{baseline.share:.2%}, always {baseline.name}, the most frequent class here"))
     figures.add_row("loss", f"{evaluation.loss:.4f}")
     if evaluation.ece is not None and evaluation.uncalibrated_ece is not None:
         figures.add_row("ECE", f"{evaluation.ece:.2%}  (without the temperature {evaluation.uncalibrated_ece:.2%})")
