@@ -89,5 +89,10 @@ def nearest(given: str, valid: list[str]) -> str:
 
     Return "" if no name is similar.
     """
-    close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = closest(given, valid)
+    return "" if close is None else f"; did you mean '{close}'?"
+
+
+def closest(given: str, valid: list[str]) -> str | None:
+    """Return the name in `valid` that is most similar to `given`, or None if no name is similar."""
+    return next(iter(difflib.get_close_matches(given, valid, n=1, cutoff=0.5)), None)

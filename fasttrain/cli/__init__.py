@@ -35,7 +35,7 @@ from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_failed, write_by_line
-from fasttrain.cli.suggest import options_of, suggestion
+from fasttrain.cli.suggest import missing_checkpoint, options_of, suggestion
 from fasttrain.cli.train import train_command, with_current_track_option
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
@@ -160,11 +160,14 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(Stopped.exit_code)
 
 
-def _explained(error: Any) -> str:
-    """Return the message for a mistake on the command line. For an unknown option it has the most similar one."""
-    if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
-        return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}".rstrip("?")
-    return str(error.format_message().rstrip(".?"))
+def _explained(error: Any, arguments: list[str]) -> str:
+    """Return the message for a mistake in `arguments`. For an unknown option it has the most similar one."""
+    kind = type(error).__name__
+    if kind == "NoSuchOption" and error.ctx is not None:
+        return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}"
+    if kind == "MissingParameter" and error.param is not None and error.param.name == "checkpoint":
+        return missing_checkpoint(error.param.opts[0], arguments)
+    return str(error.format_message().rstrip(".").replace(". Did you mean", "; did you mean"))
 
 
 def _run(arguments: list[str]) -> None:
@@ -176,7 +179,8 @@ def _run(arguments: list[str]) -> None:
             error.show()
             sys.exit(2)
         line = " ".join(["fasttrain", *arguments[: _with_hyphens(arguments[0]) in _COMMANDS], "--help"])
-        raise UserError(f"{_explained(error)}; see {line}") from error
+        told = _explained(error, arguments)
+        raise UserError(f"{told} See {line}" if told.endswith("?") else f"{told}; see {line}") from error
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer turns it into exit code 1
             raise end.__context__ from None

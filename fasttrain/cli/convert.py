@@ -27,7 +27,7 @@ def convert(
             "of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt), WebDataset tars, FFCV .beton files, TFRecords, "
             "or a Hugging Face data set (hf://OWNER/NAME, a folder saved by `datasets`, Parquet files); a folder or "
             "table may be a URL (s3://bucket/photographs); or food101 (downloads Food-101) or sample (draws a small "
-            "data set) \\[default: food101]",
+            "data set)",
             metavar="[SOURCE]",
             show_default=False,
         ),
@@ -157,7 +157,9 @@ def convert(
 
     if photographs is not None and source is not None:
         raise UserError(f"{photographs} and --source {source}: two sources were given; give only one")
-    source = photographs or source or "food101"
+    source = photographs or source
+    if not source:
+        raise UserError("no photographs to convert; give a folder, an archive, a table, a URL, food101 or sample")
     out = default_out(source) if out is None else out
     console = make_console()
     settings: dict[str, Any] = {

@@ -56,7 +56,7 @@ def export(
 
     weights_file(checkpoint)
     from fasttrain.export.export import export as run
-    from fasttrain.export.printed import facts, figures
+    from fasttrain.export.printed import facts, figures, next_steps
     from fasttrain.terminal import make_console
 
     with make_console(stderr=True).status("loading") as status:
@@ -79,3 +79,5 @@ def export(
     console = make_console()
     console.print(facts(result))
     console.print(figures(result))
+    if (steps := next_steps(result)) is not None:
+        console.print(steps)

@@ -89,7 +89,7 @@ def predict(
         raise UserError("--reject gives a threshold and --precision chooses one; leave one of them out")
     if data is not None and precision is None:
         raise UserError("--data is only used with --precision; leave it out")
-    weights_file(checkpoint)
+    weights_file(checkpoint, exported=True)
     from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console
@@ -124,6 +124,9 @@ def predict(
     sys.stdout.flush()
     if embeddings is not None:
         write_embeddings(embeddings, [image for image, _ in kept], [row for _, row in kept])
+        print(f"embeddings: {embeddings}, of {counted(len(kept), 'photograph')}", file=sys.stderr)
+    if explain is not None and shown:
+        print(f"explanations: {counted(shown, 'picture')} in {explain}", file=sys.stderr)
     broken = [each for each in refused if each.broken]
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:

@@ -16,8 +16,12 @@ def serve(
     checkpoint: Annotated[
         Path,
         typer.Argument(
+<<<<<<< HEAD
             help="a run folder, its model.safetensors, a checkpoint, an exported .onnx or .xml, or latest (the newest "
             "run in runs); --checkpoint is accepted, too"
+=======
+            help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"
+>>>>>>> fb
         ),
     ],
     host: Annotated[
@@ -66,7 +70,7 @@ def serve(
     from fasttrain.checkpoint.weights import weights_file
     from fasttrain.extras import require
 
-    weights_file(checkpoint)
+    weights_file(checkpoint, exported=True)
     require("serve", "serve", *_MODULES)
     from fasttrain.cores import usable_cores
     from fasttrain.evaluation.predict import Predictor

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 _FOREIGN = {
@@ -51,6 +54,24 @@ def suggestion(typed: str, known: Collection[str]) -> str:
         return f"; did you mean {translated}?"
     closest = max(known, key=lambda option: _similarity(name, option.lstrip("-")), default="")
     return f"; did you mean {closest}?" if _similarity(name, closest.lstrip("-")) >= _SIMILAR else ""
+
+
+def missing_checkpoint(name: str, arguments: list[str]) -> str:
+    """Return the message for `arguments` without a model, which belongs to the parameter `name`.
+
+    If one of the arguments is a model, the message has the command with `--checkpoint` before it.
+    """
+    from fasttrain.checkpoint.weights import EXPORTED, WEIGHTS
+
+    for place, (before, word) in enumerate(pairwise(arguments), start=1):
+        path = Path(word)
+        is_model = (path.suffix.lower() in (".safetensors", *EXPORTED) and path.is_file()) or (path / WEIGHTS).is_file()
+        if name.startswith("-") and not before.startswith("-") and (is_model or word == "latest"):
+            command = ["fasttrain", *arguments[:place], name, *arguments[place:]]
+            return f"{name} is missing; did you mean `{shlex.join(command)}`?"
+    return (
+        f"{name.upper() if name.isidentifier() else name} is missing; give a run folder, or latest for the newest run"
+    )
 
 
 def options_of(command: Any) -> list[str]:

@@ -41,6 +41,7 @@ from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import Batches, solve_epoch
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import require_finite_validation, train_epoch
+from fasttrain.training.pace import clock
 from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import begin_refit, keep_initial, prepare_epoch, train_everything
 from fasttrain.training.progress import EpochProgress
@@ -73,7 +74,10 @@ class Run:
         tags: Mapping[str, str],
         callbacks: Sequence[Callback] | None = None,
         provenance: Provenance | None = None,
+        began: float | None = None,
     ) -> None:
+        """Create a run of `parts`. `began`: the value of `clock` when the command began, by default now."""
+        self.began = clock() if began is None else began
         self.provenance = provenance
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
@@ -213,6 +217,7 @@ class Run:
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
         if done < total:
             warm_up(self.parts, self._say)
+<<<<<<< HEAD
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(
             self.console,
@@ -221,6 +226,10 @@ class Run:
             done,
             lambda: state.schedule.learning_rate,
         )
+=======
+        title = f"{'try' if self.config.linear_probe else 'epoch'} {state.epoch + 1}/{self.parts.last_epoch}"
+        bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
+>>>>>>> fb
         with bar as progress:
             if self.parts.on_features:
                 self._solve_head()
@@ -316,6 +325,9 @@ class Run:
             **options,
         )
 
+    def _total_seconds(self) -> float | None:
+        return clock() - self.began if self.start.checkpoint is None else None
+
     def _validate(self, model: torch.nn.Module) -> AnyEvaluation:
         return self._evaluate(model, self.parts.loaders.val, stoppable=True)[0]
 
@@ -398,11 +410,13 @@ class Run:
             averaged=averaged,
             refit_epochs=state.epoch - state.phase_epoch if state.phase == REFIT else 0,
             mlflow_run_id=self.tracker.wait_for_run(),
+            total_seconds=self._total_seconds(),
         )
         self.saving.wait()
         if self.ranks.main:
             write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
+        result = replace(result, total_seconds=self._total_seconds())
         if self.ranks.main:
             print_result(result, split, self.parts, self.folder, self.tracker, self.console)
         return result

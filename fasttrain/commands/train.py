@@ -220,7 +220,7 @@ def make_run(
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
     ranks.remember_run(folder)
     saving = Saving(folder, config.save_every, config.keep, ranks.main)
-    run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks, provenance)
+    run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks, provenance, began)
     run.describe()
     return run
 

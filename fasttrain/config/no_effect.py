@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fasttrain.config.location import is_url
 from fasttrain.config.recipes import recipe_defaults, recipe_of
 from fasttrain.config.schema import NEEDS_STEPS, TrainConfig
+from fasttrain.config.values import usual_warmup
 
 
 class NoEffect(NamedTuple):
@@ -59,7 +60,7 @@ _RULES = (
 def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     """Return a pair (cause, warning) for each group of settings that the user has changed without effect on the run.
 
-    The cause is the setting that makes the group useless. The warning explains why and lists the group's values. Each
+    The cause is the setting that makes the group useless. The warning lists the group's values and explains why. Each
     setting is in at most one group. Values that the recipe has chosen are ignored.
     """
     given = config.plain()
@@ -69,13 +70,21 @@ def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     reported: set[str] = set()
     for names, cause, applies, why in _RULES:
         changed = [
-            name for name in config.changed(names) if name not in reported and chosen.get(name, ...) != given.get(name)
+            name
+            for name in config.changed(names)
+            if name not in reported and chosen.get(name, ...) != given.get(name) and not _usual_warmup(name, config)
         ]
         if changed and applies(config):
             reported.update(changed)
             values = ", ".join(f"{name}={getattr(config, name)}" for name in changed)
-            lines.append((cause, f"not used, as {why}: {values}"))
+            lines.append((cause, f"{values} {'is' if len(changed) == 1 else 'are'} not used, as {why}"))
     return lines
+
+
+def _usual_warmup(name: str, config: TrainConfig) -> bool:
+    """Return whether `name` is the warm-up and has its default, or the one that a plan of `minutes` has chosen."""
+    usual = usual_warmup(config.epochs - config.head_epochs, head_first=config.head_epochs > 0)
+    return name == "warmup_epochs" and (config.minutes is not None or config.warmup_epochs == usual)
 
 
 def _has_momentum(optimizer: str) -> bool:

@@ -42,10 +42,12 @@ def accuracy_intervals(
     takes only one random number. If all photographs are correct, or none, all replicates are equal and the interval
     would be empty. One bound is then taken from the exact interval (Clopper and Pearson 1934).
     """
-    generator = np.random.default_rng(_SEED)
     share = right / samples
-    drawn = generator.binomial(samples, share, size=(replicates, len(right))) / samples
-    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL], axis=0)
+    drawn = np.empty((len(right), replicates))
+    for place, (count, hit) in enumerate(zip(samples.tolist(), share.tolist(), strict=True)):
+        # A new generator for each, so that an interval doesn't depend on the others that are computed with it.
+        drawn[place] = np.random.default_rng(_SEED).binomial(count, hit, replicates)
+    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL], axis=1) / samples
     bound = _TAIL ** (1 / samples)
     return np.stack([np.where(share == 1, bound, low), np.where(share == 0, 1 - bound, high)], axis=1)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrain.checkpoint.weights import EXPORTED, weights_file
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.errors import UserError
 from fasttrain.evaluation.runtime import Runtime
 
 if TYPE_CHECKING:
     from fasttrain.model.own import OwnModel
-
-EXPORTED = (".onnx", ".xml")
-"""The suffixes of exported files that a runtime opens: ONNX and OpenVINO."""
 
 
 def open_runtime(
@@ -30,6 +28,7 @@ def open_runtime(
     `.xml` file on the CPU, without importing torch; then `model` must be None. Raises UserError if the model can't be
     opened.
     """
+    checkpoint = weights_file(checkpoint, exported=True)
     if checkpoint.suffix.lower() not in EXPORTED:
         from fasttrain.evaluation.torch_runtime import TorchRuntime
 

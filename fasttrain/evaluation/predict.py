@@ -156,6 +156,8 @@ class Predictor:
         """
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
+        if not 0 <= (reject or 0) <= 1:
+            raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
         self._runtime = open_runtime(user_path(checkpoint), model=model, device=device, interpolation=interpolation)
         self.spec = self._runtime.spec
         self.classes = self.spec.classes
@@ -163,8 +165,6 @@ class Predictor:
             raise UserError(
                 "reject: a multi-label model has a threshold for each class in model.json; leave reject out"
             )
-        if not 0 <= (reject or 0) <= 1:
-            raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
         self.reject_threshold = self.spec.reject_threshold if reject is None else reject
         self._crop = evaluation_crop(self.spec.geometry)
         self._top_k, self._batch_size, self._tta = top_k, batch_size, tta

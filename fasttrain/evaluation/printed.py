@@ -104,8 +104,8 @@ def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) ->
         others = ", ".join(
             f"{name} {probability_percent(probability)}%" for name, probability in rest if probability >= _LEAST_SHOWN
         )
-        likeliest = probability_percent(each.probabilities[0])
-        line = f"{path:<{names}}  {each.answer:<{classes}}  {likeliest:>5}%  {others}".rstrip()
+        likeliest = "" if each.unknown else f"{probability_percent(each.probabilities[0])}%"
+        line = f"{path:<{names}}  {each.answer:<{classes}}  {likeliest:>6}  {others}".rstrip()
         if width is not None and len(line) > width:
             line = line[: width - 1] + "…"
         out.write(line + "\n")

@@ -89,7 +89,7 @@ def choose_rejection(
         raise UserError(
             "--precision: a multi-label model has a threshold for each class in model.json; leave out --precision"
         )
-    weights = weights_file(user_path(checkpoint))
+    weights = weights_file(user_path(checkpoint), exported=True)
     if weights.name != WEIGHTS:
         raise UserError(f"{weights}: --precision is for a run's final weights; give the run folder as --checkpoint")
     run = RunFolder(weights.parent)

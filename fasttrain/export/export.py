@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,9 @@ class ExportResult:
 
     `photographs`: the number of photographs on which file and model were compared. `source`: a phrase that says where
     these come from. `max_difference`: the greatest absolute difference between a logit of the file and of the model.
-    `max_logit`: the model's greatest absolute logit. `same_top1`: the number of photographs for which file and model
+    `max_logit`: the model's greatest absolute logit. `tolerance`: the accepted `max_difference` as a share of
+    `max_logit`, or None if any difference is accepted, as in integer formats, of which only the accuracy counts.
+    `same_top1`: the number of photographs for which file and model
     have the same likeliest class. `accuracy`: the accuracies on labelled photographs, or None if the data isn't shards
     with the model's classes. `runtime`: the library that runs the file. `speeds`: an entry for each batch size,
     measured with `threads` CPU threads; empty if not wanted.
@@ -57,6 +60,7 @@ class ExportResult:
     source: str
     max_difference: float | None
     max_logit: float | None
+    tolerance: float | None
     same_top1: int | None
     accuracy: Accuracy | None
     unchecked: str | None
@@ -106,6 +110,7 @@ def export(
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
     kind = make_format(format)
+    tolerance = kind.tolerance if tolerance is None else tolerance
     checkpoint = weights_file(user_path(checkpoint))
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
@@ -134,7 +139,7 @@ def export(
             if run is not None:
                 say(f"comparing the file with the model on {counted(len(pixels), 'photograph')}")
                 difference, greatest, same = _compare(run, graph, takes(pixels))
-                _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+                _require_close(difference, greatest, tolerance, kind)
                 if shards is not None:
                     say("measuring the accuracy on the validation split")
                     accuracy = measure_accuracy(shards, spec, eager, _after(takes, run))
@@ -156,6 +161,7 @@ def export(
         source=source,
         max_difference=difference,
         max_logit=greatest,
+        tolerance=tolerance if math.isfinite(tolerance) else None,
         same_top1=same,
         accuracy=accuracy,
         unchecked=kind.unchecked,

@@ -56,7 +56,7 @@ class OnnxInt8(Onnx):
         layers = len(quantizer.layers)
         description = (
             f"int8, a scale for each output channel; ranges: {_PERCENTILE} % of the values on {len(ranging)} "
-            f"photographs; {layers - len(kept)} of {layers} layers"
+            f"photographs; {layers - len(kept)} of {layers} layers are in integers"
         )
         if kept:
             description += f"; in floating point: {', '.join(kept)}"

@@ -267,6 +267,12 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
     return list(zip(*(each[largest].tolist() for each in (true, predicted, samples)), strict=True))
 
 
+def pairs_of(matrix: Confusion) -> int:
+    """Return how many pairs of classes were confused: the cells off the diagonal that aren't 0."""
+    true, predicted, _ = cells_of(matrix)
+    return int((true != predicted).sum())
+
+
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the part of `matrix` to draw, dense, int64 [n, n], and the labels of its classes, int64 [n], ascending.
 

@@ -13,7 +13,7 @@ from fasttrain.evaluation.calibration import CALIBRATED, calibration_of, uncalib
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
-from fasttrain.report.figures import most_confused
+from fasttrain.report.figures import most_confused, pairs_of
 from fasttrain.report.matrix import matrix_view
 from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, is_probe, percent, span, split_title
 from fasttrain.text import probability_percent
@@ -125,6 +125,7 @@ def _single_label_parts(evaluation: Evaluation, predictions: Predictions) -> dic
         "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         "matrix": matrix_view(evaluation.confusion_matrix, names),
         "baseline": majority_baseline(evaluation),
+        "more_pairs": pairs_of(evaluation.confusion_matrix) - len(pairs),
         "pairs": [(names[true], names[predicted], count, int(support[true])) for true, predicted, count in pairs],
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report
 from fasttrain.report.photographs import BatchPicture, Picture, worst_classes
-from fasttrain.report.summary import duration, is_probe, percent, split_title
+from fasttrain.report.summary import is_probe, percent, split_title, time_of
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
 
@@ -71,7 +71,7 @@ def report_of_run(
         *([("refit", _REFITTED)] if result.refit_epochs else []),
         *([("weights", result.averaged.description)] if result.averaged is not None else []),
         *([] if probe else _phase_facts(history)),
-        ("time", duration(result.seconds)),
+        ("time", time_of(result)),
         *([] if probe else [("training speed", f"{rate:,.0f} images/s"), ("waiting for data", percent(waiting))]),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
         ("image size", _image_size(config, spec)),

@@ -59,8 +59,8 @@ class Mistake:
 
     `file`: the path in the source or, if that is unknown, the key in the shards. `taken_for`: the predicted class; for
     a multi-label model, a phrase such as "no cat" or "cat missed". `probability`: the probability of that class, in [0,
-    1]. `truth`: the true class's probability, or None if the class is not among the likeliest ones or the model is
-    multi-label. `map`: the class-activation map of the predicted class, or None if it wasn't requested.
+    1]. `truth`: the true class's probability, or None if it is unknown or the model is multi-label. `map`: the
+    class-activation map of the predicted class, or None if it wasn't requested.
     """
 
     picture: Picture
@@ -263,13 +263,12 @@ def _mistake(
 ) -> Mistake:
     """Return the mistake at the position `row` of the predictions."""
     sample = int(predictions.ids[row])
-    place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(
         picture=thumbnail(shards, sample),
         file=file_of(sample),
         taken_for=names[predictions.top[row, 0]],
         probability=float(predictions.probabilities[row, 0]),
-        truth=float(predictions.probabilities[row, place[0]]) if len(place) else None,
+        truth=predictions.probability_of_truth(row),
         map=None if maps is None else maps(sample, int(predictions.top[row, 0])),
     )
 

@@ -60,13 +60,15 @@ def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def epoch_line(record: Mapping[str, Any], *, epochs: int, monitored: str = "val loss") -> Text:
-    """Return two lines about an epoch.
+    """Return two lines about an epoch, which is called a try in a linear probe.
 
     `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have. `monitored`:
     the short name of the metric that chooses the best epoch (see `Monitor`).
     """
     width = len(str(epochs))
-    head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
+    head_first = record.get("phase") == "head"
+    word = "try" if "l2" in record and not head_first else "epoch"
+    head = f"{word} {record['epoch']:>{width}}/{epochs}" + (" head" if head_first else "")
     text = Text(head, style="bold")
     text.append(_trained(record) + _validated(record), style="not bold")
     if record.get("phase") == "refit":
@@ -124,7 +126,7 @@ def evaluation_table(
     if evaluation.top1_interval is not None:
         figures.add_row("top-1, 95 %", f"{span(evaluation.top1_interval)} by bootstrap")
     baseline = majority_baseline(evaluation)
-    figures.add_row("baseline", Text(f"{baseline.share:.2%}, always {baseline.name}"))
+    figures.add_row("baseline", Text(f"{baseline.share:.2%}, always {baseline.name}, the most frequent class here"))
     figures.add_row("loss", f"{evaluation.loss:.4f}")
     if evaluation.ece is not None and evaluation.uncalibrated_ece is not None:
         figures.add_row("ECE", f"{evaluation.ece:.2%}  (without the temperature {evaluation.uncalibrated_ece:.2%})")
@@ -199,6 +201,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
         "best": {name: best[name] for name in ("train_loss", train, "val_loss", val)},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
+        "total_seconds": result.total_seconds,
         "img/s": sum(rates) / len(rates),
         "split": split,
         "evaluation": result.evaluation.scalars(),
@@ -220,7 +223,10 @@ def run_summary(
     values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
     best = values["best"]
     run = _grid()
-    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
+    run.add_row(
+        "best try" if is_probe(result.history) else "best epoch",
+        f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}",
+    )
     (train, train_name), (val, val_name) = accuracy_rows(best)
     run.add_row("validation", f"loss {best['val_loss']:.4f}  {val_name} {best[val]:.2%}{_macro_f1(result.best)}")
     if result.refit_epochs:
@@ -228,7 +234,7 @@ def run_summary(
     if result.averaged is not None:
         run.add_row("weights", Text(f"{result.averaged.description}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")
-    run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
+    run.add_row("time", f"{time_of(result)} ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
     places = _grid()
@@ -265,6 +271,7 @@ def _next_steps(folder: Path, artifacts: Sequence[Path], *, tracked: bool) -> Re
     if tracked:
         steps.add_row("compare", "fasttrain ui, for MLflow's page")
     steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
+    steps.add_row("export", Text(f"fasttrain export --checkpoint {folder}", overflow="fold"))
     return steps
 
 
@@ -279,6 +286,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, remainder = divmod(round(seconds), 60)
     return f"{minutes} min {remainder:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def time_of(result: TrainResult) -> str:
+    """Return a phrase such as "1 min 03 s, of which training 26.9 s"."""
+    training = f"training {duration(result.seconds)}"
+    return training if result.total_seconds is None else f"{duration(result.total_seconds)}, of which {training}"
 
 
 def _grid() -> Table:

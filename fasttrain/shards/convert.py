@@ -81,7 +81,7 @@ class ConvertResult:
 
 
 def convert(
-    source: str | Path = "food101",
+    source: str | Path,
     out: str | Path | None = None,
     *,
     format: str = "tar",

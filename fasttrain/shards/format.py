@@ -22,6 +22,7 @@ from pydantic import (
 
 from fasttrain.errors import UserError
 from fasttrain.photos.label_bits import members
+from fasttrain.text import closest
 
 SCHEMA = 2
 """The newest schema that can be read. Single-label shards are written with 1, multi-label ones with 2."""
@@ -260,9 +261,19 @@ def class_names(row: np.void, classes: Sequence[str]) -> str:
     return classes[label] if isinstance(label, int) else ", ".join(classes[each] for each in label) or "none"
 
 
+def _data_sets_in(folder: Path) -> list[str]:
+    try:
+        return sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))
+    except OSError:
+        return []
+
+
 def _no_manifest(folder: Path) -> str:
     """Return the message for a folder without a manifest."""
     if (folder / PARTS).is_dir():
         return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to resume it"
+    near = None if folder.is_dir() else closest(folder.name, _data_sets_in(folder.parent))
+    if near is not None:
+        return f"{folder} does not exist; did you mean {folder.parent / near}?"
     what = "holds no shards" if folder.is_dir() else "does not exist"
     return f"{folder} {what}; make some: fasttrain convert DIR --out {folder}"

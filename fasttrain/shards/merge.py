@@ -97,7 +97,7 @@ def _all_parts(out: Destination) -> list[str]:
     found = _part_names(out)
     counts = {int(name.rpartition("-")[2]) for name in found}
     if not found:
-        raise UserError(f"{out} holds no parts; make them: fasttrain convert --part 1/4 --out {out}, and so on")
+        raise UserError(f"{out} holds no parts; make them: fasttrain convert SOURCE --part 1/4 --out {out}, and so on")
     if len(counts) > 1:
         raise UserError(
             f"{out} holds parts of conversions into {' and '.join(map(str, sorted(counts)))} parts; remove the parts "

@@ -158,7 +158,7 @@ def _of_run(name: str) -> tuple[torch.nn.Module, ModelSpec]:
     try:
         return load_trained(Path(name))
     except UserError as error:
-        raise UserError(f"teacher = {str(error).replace('--checkpoint', '--teacher')}") from error
+        raise UserError(f"teacher = {error}") from error
 
 
 def _of_timm(name: str, classes: Sequence[str], side: int) -> tuple[torch.nn.Module, ModelSpec]:

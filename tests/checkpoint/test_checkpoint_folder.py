@@ -201,7 +201,7 @@ def test_trained_models_from_what_a_run_leaves(tmp_path, model_folder):
         assert its == spec and not loaded.training
         name = next(iter(weights))
         assert torch.equal(loaded.state_dict()[name], (averaged or weights)[name])
-    with pytest.raises(UserError, match=r"give --checkpoint a run folder, its model\.safetensors or a checkpoint"):
+    with pytest.raises(UserError, match=r"give a run folder, its model\.safetensors or a checkpoint"):
         load_trained(run)
     save_checkpoint(path, {"model": {"other": torch.zeros(1)}, "ema": None})
     with pytest.raises(UserError, match=rf"its tensors do not fit {spec.name} as "):

@@ -192,6 +192,6 @@ def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tm
         words = [command[0], "--checkpoint", str(model_folder.parent), *command[1:]]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2 and done.stdout == "False\n", done.stderr
-        assert f"a folder of runs; give --checkpoint one of these, such as {model_folder}" in done.stderr
+        assert f"a folder of runs; give one of these, such as {model_folder}" in done.stderr
     done = fasttrain("evaluate", "--checkpoint", tmp_path)
-    assert done.stderr.startswith(f"fasttrain: {tmp_path}: no model.safetensors in it; give --checkpoint")
+    assert done.stderr.startswith(f"fasttrain: {tmp_path}: no model.safetensors in it; give a run folder")

@@ -64,20 +64,39 @@ def test_a_run_may_be_given_as_an_option(fasttrain, command, given):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train", "--learning-rat", "1"], "No such option: --learning-rat; did you mean --learning-rate; see"),
+        (["train", "--learning-rat", "1"], "No such option: --learning-rat; did you mean --learning-rate? See"),
         (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
         (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
-        (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
-        (["serve"], "Missing argument 'checkpoint'; see fasttrain serve --help"),
-        (["serve", "--checkpoint"], "Missing argument 'checkpoint'; see fasttrain serve --help"),
+        (["serve"], "CHECKPOINT is missing; give a run folder, or latest for the newest run; see fasttrain serve"),
         (["serve", "one", "--checkpoint", "two"], "Got unexpected extra argument"),
-        (["trian"], "No such command 'trian'. Did you mean 'train'; see fasttrain --help"),
+        (["predict", "hat.jpg"], "--checkpoint is missing; give a run folder, or latest for the newest run; see"),
+        (
+            ["evaluate"],
+            "--checkpoint is missing; give a run folder, or latest for the newest run; see fasttrain evaluate",
+        ),
+        (["trian"], "No such command 'trian'; did you mean 'train'? See fasttrain --help"),
     ],
 )
 def test_a_mistyped_line_is_told_in_one_line(fasttrain, line, said):
     code, out, err = fasttrain(*line)
     assert code == 2 and not out
     assert err.startswith(f"fasttrain: {said}") and err.count("\n") == 1
+
+
+def test_a_model_given_without_its_option_is_told_with_the_right_command(fasttrain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a b/model.safetensors", "model.onnx"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    right = {
+        ("export", "runs/a b", "--format", "onnx"): "export --checkpoint 'runs/a b' --format onnx",
+        ("predict", "model.onnx", "hat.jpg"): "predict --checkpoint model.onnx hat.jpg",
+        ("evaluate", "latest"): "evaluate --checkpoint latest",
+    }
+    for line, meant in right.items():
+        code, out, err = fasttrain(*line)
+        said = f"--checkpoint is missing; did you mean `fasttrain {meant}`? See fasttrain {line[0]} --help\n"
+        assert (code, out, err) == (2, "", f"fasttrain: {said}")
 
 
 def test_without_a_command_the_help_is_shown(fasttrain):
@@ -94,6 +113,15 @@ def test_the_data_set_may_be_an_argument(fasttrain, tmp_path, monkeypatch, line)
 def test_two_data_sets_or_sources_are_one_too_many(fasttrain):
     assert "two data sets were given; give only one" in fasttrain("train", "a", "--data", "b")[2]
     assert "two sources were given; give only one" in fasttrain("convert", "a", "--source", "b")[2]
+
+
+def test_convert_downloads_nothing_unasked(fasttrain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for line in (["convert"], ["convert", ""], ["convert", "--out", "shards"]):
+        said = "fasttrain: no photographs to convert; give a folder, an archive, a table, a URL, food101 or sample\n"
+        assert fasttrain(*line) == (2, "", said)
+    assert not any(tmp_path.iterdir())
 
 
 def test_convert_takes_the_photographs_as_an_argument_and_names_the_shards(
@@ -154,7 +182,7 @@ def test_a_mistyped_option_names_the_one_that_is_meant(fasttrain, typed, meant):
     code, out, err = fasttrain("train", typed, "1")
     said = typed.partition("=")[0].replace("_", "-")
     assert (code, out) == (2, "") and err == (
-        f"fasttrain: No such option: {said}; did you mean {meant}; see fasttrain train --help\n"
+        f"fasttrain: No such option: {said}; did you mean {meant}? See fasttrain train --help\n"
     )
 
 

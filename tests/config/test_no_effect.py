@@ -16,26 +16,26 @@ from fasttrain.config.recipes import RECIPES
     [
         (
             {"scheduler": "plateau", "warmup_epochs": 2},
-            "scheduler: not used, as only cosine has a warm-up: warmup_epochs=2.0",
+            "scheduler: warmup_epochs=2.0 is not used, as only cosine has a warm-up",
         ),
-        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as only plateau uses these: patience=4, factor=0.5"),
-        ({"focal_gamma": 1}, "loss: not used, as only the focal loss uses this: focal_gamma=1.0"),
-        ({"teacher_weight": 0.5}, "teacher: not used, as there is no teacher: teacher_weight=0.5"),
+        ({"patience": 4, "factor": 0.5}, "scheduler: patience=4, factor=0.5 are not used, as only plateau uses these"),
+        ({"focal_gamma": 1}, "loss: focal_gamma=1.0 is not used, as only the focal loss uses this"),
+        ({"teacher_weight": 0.5}, "teacher: teacher_weight=0.5 is not used, as there is no teacher"),
         (
             {"teacher": "t", "loss": "focal", "focal_gamma": 1},
-            "teacher: not used, as teacher_weight = 1 ignores the labels: loss=focal, focal_gamma=1.0",
+            "teacher: loss=focal, focal_gamma=1.0 are not used, as teacher_weight = 1 ignores the labels",
         ),
-        ({"momentum": 0.5}, "optimizer: not used, as this optimizer has no momentum: momentum=0.5"),
-        ({"amp_dtype": "fp16"}, "amp: not used, as mixed precision is off: amp_dtype=fp16"),
+        ({"momentum": 0.5}, "optimizer: momentum=0.5 is not used, as this optimizer has no momentum"),
+        ({"amp_dtype": "fp16"}, "amp: amp_dtype=fp16 is not used, as mixed precision is off"),
         (
             {"compile": "off", "compile_mode": "max-autotune"},
-            "compile: not used, as nothing is compiled: compile_mode=",
+            "compile: compile_mode=max-autotune is not used, as nothing is compiled",
         ),
-        ({"cache_size": "50GB"}, "data: not used, as the data are on this machine already: cache_size="),
-        ({"track": False, "run_name": "x"}, "track: not used, as nothing is tracked: run_name=x"),
+        ({"cache_size": "50GB"}, "data: cache_size=50GB is not used, as the data are on this machine already"),
+        ({"track": False, "run_name": "x"}, "track: run_name=x is not used, as nothing is tracked"),
         (
             {"linear_probe": True, "patience": 4},
-            "linear_probe: not used, as the head is solved for without gradient steps: patience=4",
+            "linear_probe: patience=4 is not used, as the head is solved for without gradient steps",
         ),
     ],
 )
@@ -49,6 +49,8 @@ def test_a_setting_without_effect_is_named_once_with_the_reason(given: dict[str,
     [
         {},
         {"warmup_epochs": 2},
+        resolve({"linear_probe": True, "epochs": 3}).plain(),  # as in a resumed run
+        {"minutes": 2, "linear_probe": True, "warmup_epochs": 0.2},
         {"scheduler": "plateau", "patience": 4, "warmup_epochs": 0},
         {"optimizer": "sgd", "momentum": 0.5},
         {"optimizer": "lookahead_sgd", "momentum": 0.5},

@@ -31,6 +31,15 @@ def test_an_interval_is_that_of_photographs_drawn_one_by_one() -> None:
     assert (low, high) == tuple(accuracy_intervals(np.array([312]), np.array([400]))[0])
 
 
+def test_an_interval_does_not_depend_on_others() -> None:
+    right, samples = np.array([40, 290, 290]), np.array([41, 340, 340])
+    _, *same = accuracy_intervals(right, samples).tolist()
+    assert same[0] == same[1] == accuracy_intervals(right[1:2], samples[1:2])[0].tolist()
+    matrix = np.array([[40, 1, 0], [9, 250, 40], [0, 0, 0]])
+    whole = accuracy_intervals(np.array([290]), np.array([340]))[0]
+    assert with_intervals(evaluation_of(matrix)).top1_interval == tuple(whole.tolist())
+
+
 def test_all_right_is_not_certain() -> None:
     (first, none) = accuracy_intervals(np.array([5, 0]), np.array([5, 5]))
     exact = binomtest(5, 5).proportion_ci(0.95, "exact")

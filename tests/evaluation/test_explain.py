@@ -93,6 +93,8 @@ def test_the_command_writes_a_picture_for_each_photograph(model_folder, photogra
     monkeypatch.setattr(sys, "argv", ["fasttrain", *line, "--explain", str(tmp_path / "maps")])
     with pytest.raises(SystemExit):
         main()
-    pictures = [Path(json.loads(each)["explanation"]) for each in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert f"explanations: 2 pictures in {tmp_path / 'maps'}\n" in err
+    pictures = [Path(json.loads(each)["explanation"]) for each in out.splitlines()]
     assert [each.name for each in pictures] == ["00001-0000.jpg", "00002-0000.jpg"]
     assert all(Image.open(each).size == (96, 48) for each in pictures)

@@ -46,6 +46,7 @@ def test_the_rows_are_what_the_classifier_sees_in_the_order_of_the_predictions(
     files = [photographs / "soup" / "0000.jpg", tmp_path / "torn.jpg", photographs / "pizza" / "0000.jpg"]
     line = ["predict", "--checkpoint", model_folder, "--device", "cpu", "--format", "jsonl", *files, "--embeddings"]
     assert run(monkeypatch, *line, tmp_path / "e.npy") == 2, "one photograph is broken"
+    assert f"embeddings: {tmp_path / 'e.npy'}, of 2 photographs\n" in capsys.readouterr().err
     rows = np.load(tmp_path / "e.npy")
     assert rows.dtype == np.float32 and len(rows) == 2
     for row, file in zip(rows, (files[0], files[2]), strict=True):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fasttrain.errors import UserError
-from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.label_sets import SetPredictions, evaluate_sets
 from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.mistakes import mistakes_beside, write_mistakes
@@ -47,6 +47,28 @@ def test_every_mistake_is_listed_by_the_photographs_path(shards: ShardSet, photo
     assert {each["true"] for each in found} == {shards.classes[label] for label in labels[:3]}
     shown = {it.file for each in worst_classes(evaluation, predictions, shards) for it in each.mistakes}
     assert shown == {each["file"] for each in found}, "the report names the same files"
+
+
+def test_the_true_class_has_a_probability_though_it_is_not_among_the_likeliest(shards: ShardSet) -> None:
+    images = torch.zeros(1, 3)
+    logits = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, -2.0]])
+    _, predictions = evaluate_model(
+        Fixed(logits), [(images, torch.tensor([5]), shards.ids("val")[:1])], num_classes=6, device="cpu",
+        preprocess=lambda images: images, temperature=2.0,
+    )  # fmt: skip
+    assert 5 not in predictions.top[0]
+    assert predictions.probability_of_truth(0) == pytest.approx(float((logits / 2).softmax(1)[0, 5]))
+
+
+class Fixed(torch.nn.Module):
+    """Answers with the same logits, whatever it sees."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
 
 
 def test_sets_that_differ_are_listed(shards: ShardSet, tmp_path: Path) -> None:

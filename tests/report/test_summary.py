@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def result(tmp_path: Path) -> TrainResult:
         seconds=3725.0,
         mlflow_run_id=None,
         monitor="top1",
+        total_seconds=3790.0,
     )
 
 
@@ -93,8 +95,7 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
     for said in (
         "2 of 3, highest validation top-1",
         "70.00%",
-        "1 h 02 min",
-        "1,234 img/s",
+        "time        1 h 03 min, of which training 1 h 02 min (1,234 img/s)",
         "top-1 / 3 / 5",
         "F1 0.9",
         "test split, 400",
@@ -106,12 +107,21 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
     joined = "".join(text.split())
     assert Tracked.uri in joined
     assert text.count("grilled_cheese") == 6, "five worst classes and the majority class"
-    assert f"12.50%, always {NAMES[0]}" in text
+    assert f"12.50%,always{NAMES[0]},themostfrequentclasshere" in joined
     assert "report.html" not in text and f"--checkpoint{result.folder}PHOTOGRAPH" in joined
     page = result.folder / "report.html"
     page_told = shown(run_summary(result, split="test", artifacts=[page], tracker=NullTracker()))
     assert f"look{page}" in "".join(page_told.split())
     assert "MLflow" not in shown(run_summary(result, split="val", artifacts=[], tracker=NullTracker()))
+
+
+def test_the_fits_of_a_probe_are_tries(result: Any) -> None:
+    fitted = record(l2=0.1)
+    assert shown(epoch_line(fitted, epochs=7)).startswith("try 3/7  train loss")
+    assert shown(epoch_line(record(l2=0.1, phase="head"), epochs=7)).startswith("epoch 3/7 head")
+    probe = replace(result, history=[{**each, "l2": 0.1} for each in result.history], total_seconds=None)
+    text = shown(run_summary(probe, split="val", artifacts=[], tracker=NullTracker()))
+    assert "best try    2 of 3" in text and "time        training 1 h 02 min (1,234 img/s)" in text
 
 
 def test_a_warning_is_told_to_its_end(result: Any) -> None:

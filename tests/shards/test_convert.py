@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import tarfile
 import threading
@@ -182,6 +183,9 @@ def test_folders_of_photographs_are_converted_once_into_the_cache(mixed, tmp_pat
     assert json.loads((shards / "manifest.json").read_bytes())["classes"] == ["cat", "dog"]
     with pytest.raises(UserError, match="does not exist; make some: fasttrain convert"):
         ensure_shards(tmp_path / "nowhere")
+    meant = rf"does not exist; did you mean {re.escape(str(shards))}\?$"
+    with pytest.raises(UserError, match=meant):
+        ensure_shards(shards.with_name(shards.name.replace("mixed", "mixde")))
     with pytest.raises(UserError, match="neither shards nor usable photographs"):
         ensure_shards(mixed / "cat")
 

@@ -142,7 +142,7 @@ def test_another_order_of_the_classes_is_refused_by_name(model_folder, classes, 
             "teacher = resnett18: no such run folder or checkpoint, nor a timm model; did you mean 'resnet18'",
         ),
         ("nowhere/run", "teacher = nowhere/run: no such run folder or checkpoint, nor a timm model"),
-        ("tests", "teacher = tests: no model.safetensors in it; give --teacher a run folder"),
+        ("tests", "teacher = tests: no model.safetensors in it; give a run folder"),
     ],
 )
 def test_what_is_no_teacher_of_these_classes(name, said, classes, monkeypatch):
