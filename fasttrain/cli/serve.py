@@ -16,12 +16,8 @@ def serve(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-<<<<<<< HEAD
             help="a run folder, its model.safetensors, a checkpoint, an exported .onnx or .xml, or latest (the newest "
             "run in runs); --checkpoint is accepted, too"
-=======
-            help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"
->>>>>>> fb
         ),
     ],
     host: Annotated[

@@ -217,8 +217,7 @@ class Run:
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
         if done < total:
             warm_up(self.parts, self._say)
-<<<<<<< HEAD
-        title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
+        title = f"{'try' if self.config.linear_probe else 'epoch'} {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(
             self.console,
             title,
@@ -226,10 +225,6 @@ class Run:
             done,
             lambda: state.schedule.learning_rate,
         )
-=======
-        title = f"{'try' if self.config.linear_probe else 'epoch'} {state.epoch + 1}/{self.parts.last_epoch}"
-        bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
->>>>>>> fb
         with bar as progress:
             if self.parts.on_features:
                 self._solve_head()
