@@ -68,7 +68,7 @@ def test_the_mistakes_of_a_report_show_what_spoke_for_them(model_folder, shard_f
     assert 0 < mistakes <= 36
     assert maps.count('alt="where the model looks for ') == mistakes and "where the model looks for" not in plain
     assert len(maps) < len(plain) + mistakes * 20_000
-    with pytest.raises(UserError, match="give --report FILE, too"):
+    with pytest.raises(UserError, match="give --report FILE"):
         evaluate(model_folder, shard_folder, explain=True)
 
 
