@@ -9,7 +9,7 @@ from fasttrain.errors import UserError
 from fasttrain.machine import WINDOWS
 
 
-def listen(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
     """Return a socket that is bound to the address. Raises UserError if it can't be, such as for a port in use."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -28,7 +28,7 @@ def open_openvino(path):
 
     model = openvino.Core().read_model(path)
     said = model.get_rt_info(["fasttrain"]).astype(dict)
-    model.reshape([1, *list(model.inputs[0].partial_shape)[1:]])  # with an open batch, some CPUs crash
+    model.reshape([1, *list(model.inputs[0].partial_shape)[1:]])  # a variable batch size crashes some CPUs
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # else some use bfloat16
     return lambda images: compiled([images])[0], {key: value.astype(str) for key, value in said.items()}
 

@@ -47,6 +47,12 @@ def weights_file(path: Path, *, exported: bool = False) -> Path:
     raise UserError(f"{path}: no such file{nearest(path.name, _models_in(path.parent, exported)) or f'; {give}'}")
 
 
+def newest_if_latest(run: Path) -> Path:
+    """Return the newest run's folder if `run` is "latest", else `run`. Raises UserError if `run` has no weights."""
+    weights = weights_file(run)
+    return weights.parent if run == _LATEST else run
+
+
 def data_of_run(weights: Path) -> str | None:
     """Return the location of the data on which a run was trained, or None if there is no `config.toml` that says it.
 

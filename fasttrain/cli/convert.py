@@ -260,7 +260,7 @@ def _convert_part(
         "--append": append,
     }
     if given := [option for option, used in refused.items() if used]:
-        raise UserError(f"--part can't be combined with {' and '.join(given)}; leave one of them out")
+        raise UserError(f"--part can't be combined with {' and '.join(given)}; leave --part or the others out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {result.part} in {result.folder}: {counted(result.photos, 'photograph')}, {speed:,.0f} img/s")

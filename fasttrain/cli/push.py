@@ -25,10 +25,9 @@ def push(
     """Uploads a run's model with a model card to the Hugging Face Hub, from where timm and transformers can load it."""
     import json
 
-    from fasttrain.checkpoint.weights import weights_file
+    from fasttrain.checkpoint.weights import newest_if_latest
 
-    weights = weights_file(run)
-    run = weights.parent if run == Path("latest") else run
+    run = newest_if_latest(run)
     from fasttrain.commands.push import push as command
     from fasttrain.terminal import make_console
 

@@ -23,10 +23,9 @@ def register(
     """Registers a run's model in MLflow, which can load and serve it. Each call creates a new version."""
     import json
 
-    from fasttrain.checkpoint.weights import weights_file
+    from fasttrain.checkpoint.weights import newest_if_latest
 
-    weights = weights_file(run)
-    run = weights.parent if run == Path("latest") else run
+    run = newest_if_latest(run)
     from fasttrain.commands.register import register as command
     from fasttrain.terminal import make_console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import shlex
 from collections.abc import Collection
@@ -63,10 +64,14 @@ def missing_checkpoint(name: str, arguments: list[str]) -> str:
     """
     from fasttrain.checkpoint.weights import EXPORTED, WEIGHTS
 
-    for place, (before, word) in enumerate(pairwise(arguments), start=1):
+    def is_model(word: str) -> bool:
         path = Path(word)
-        is_model = (path.suffix.lower() in (".safetensors", *EXPORTED) and path.is_file()) or (path / WEIGHTS).is_file()
-        if name.startswith("-") and not before.startswith("-") and (is_model or word == "latest"):
+        with contextlib.suppress(OSError):  # a word can be too long for a path
+            return (path.suffix.lower() in (".safetensors", *EXPORTED) and path.is_file()) or (path / WEIGHTS).is_file()
+        return False
+
+    for place, (before, word) in enumerate(pairwise(arguments), start=1):
+        if name.startswith("-") and not before.startswith("-") and (word == "latest" or is_model(word)):
             command = ["fasttrain", *arguments[:place], name, *arguments[place:]]
             return f"{name} is missing; did you mean `{shlex.join(command)}`?"
     return (

@@ -72,12 +72,12 @@ class Run:
         stop: StopRequest,
         after_epoch: AfterEpoch | None,
         tags: Mapping[str, str],
-        callbacks: Sequence[Callback] | None = None,
-        provenance: Provenance | None = None,
-        began: float | None = None,
+        callbacks: Sequence[Callback] | None,
+        provenance: Provenance | None,
+        began: float,
     ) -> None:
-        """Create a run of `parts`. `began`: the value of `clock` when the command began, by default now."""
-        self.began = clock() if began is None else began
+        """Create a run of `parts`. `began`: the value of `clock` when the command began."""
+        self.began = began
         self.provenance = provenance
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state

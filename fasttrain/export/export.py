@@ -42,11 +42,11 @@ class ExportResult:
     `photographs`: the number of photographs on which file and model were compared. `source`: a phrase that says where
     these come from. `max_difference`: the greatest absolute difference between a logit of the file and of the model.
     `max_logit`: the model's greatest absolute logit. `tolerance`: the accepted `max_difference` as a share of
-    `max_logit`, or None if any difference is accepted, as in integer formats, of which only the accuracy counts.
-    `same_top1`: the number of photographs for which file and model
-    have the same likeliest class. `accuracy`: the accuracies on labelled photographs, or None if the data isn't shards
-    with the model's classes. `runtime`: the library that runs the file. `speeds`: an entry for each batch size,
-    measured with `threads` CPU threads; empty if not wanted.
+    `max_logit`, or of 1 if that is greater; None if any difference is accepted, as in integer formats, of which only
+    the accuracy counts. `same_top1`: the number of photographs for which file and model have the same likeliest class.
+    `accuracy`: the accuracies on labelled photographs, or None if the data isn't shards with the model's classes.
+    `runtime`: the library that runs the file. `speeds`: an entry for each batch size, measured with `threads` CPU
+    threads; empty if not wanted.
 
     `unchecked`: why this machine can't run the file, or None if it can. If it can't, `photographs` is 0, `speeds` is
     empty, and `max_difference`, `max_logit`, `same_top1` and `accuracy` are None.

@@ -62,7 +62,7 @@ class OpenVino(Format):
         import openvino
 
         compiled = compile_for_cpu(openvino.Core().read_model(path), threads)
-        return lambda images: torch.from_numpy(compiled(images.numpy()).copy())
+        return lambda images: torch.from_numpy(compiled(images.numpy()))
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         import openvino

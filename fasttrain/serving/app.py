@@ -79,7 +79,7 @@ def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, toke
         lifespan=lifespan,
         default_response_class=_Json,
     )
-    app.add_exception_handler(HTTPException, _unknown_address)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
@@ -254,7 +254,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return await _refused(request, Refused(400, f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}"))
 
 
-async def _unknown_address(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _Json({"detail": error.detail}, error.status_code, error.headers)
 

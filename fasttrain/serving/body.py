@@ -66,14 +66,15 @@ async def _read_form(request: Request, limits: Limits, place: Place) -> list[Upl
         _chunks(request, limits, place),  # type: ignore[arg-type]
         max_files=limits.images,
         max_fields=limits.images,
-        max_part_size=limits.body + 1,
     )
+    parser.max_part_size = limits.body + 1  # the whole body is limited; Starlette before 0.44 has no such limit
     parser.spool_max_size = limits.body + 1  # keep files in memory: `place` counts their bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:
         reason = error.message.rstrip(".")
-        raise Refused(400, f"the form can't be read: {reason}; send up to {limits.images} files") from None
+        cure = f"; send up to {limits.images} files" if reason.startswith("Too many") else ""
+        raise Refused(400, f"the form can't be read: {reason}{cure}") from None
     files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
     try:
         for name, each in form.multi_items():

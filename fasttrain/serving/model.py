@@ -61,8 +61,8 @@ def heat_maps(predictor: Predictor) -> HeatMap | str:
     size = predictor.spec.geometry.image_size
     try:
         predictor.maps(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int64))
-    except UserError:
-        return "the model is not convolutional; leave `explain` out"
+    except UserError as error:
+        return str(error)
     from fasttrain.evaluation.explain import overlay
 
     def draw(pixels: NDArray[np.uint8], label: int) -> bytes:

@@ -19,7 +19,7 @@ from fasttrain.serving.connection import connection_type
 from fasttrain.serving.limits import Limits
 from fasttrain.serving.log import JsonHandler
 from fasttrain.serving.model import Model
-from fasttrain.sockets import listen
+from fasttrain.sockets import bound_socket
 
 TOKEN = "FASTTRAIN_SERVE_TOKEN"  # an environment variable
 _BACKLOG = 2048
@@ -43,7 +43,7 @@ def serve(
     `say`: called with the address as soon as the service answers. Raises UserError if the service can't listen on this
     address, for instance because the port is in use.
     """
-    listener = listen(host, port)
+    listener = bound_socket(host, port)
     model.warm_up(1, limits.batch)
     app = make_app(model, limits, workers=workers, top_k=top_k, token=token)
     log = logging.getLogger("uvicorn.error")

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from fasttrain.errors import UserError
 from fasttrain.machine import end_all, start_apart
-from fasttrain.sockets import listen
+from fasttrain.sockets import bound_socket
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.store import artifact_location, home_for_mlflow, is_remote, set_environment, shown
 
@@ -33,7 +33,7 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
     if is_remote(uri):
         say(f"the runs are tracked by a server, which has its own page: {shown(uri)}")
         return
-    listen(host, port).close()  # fails now, and with a plain reason, if the address can't be used
+    bound_socket(host, port).close()  # fails now, and with a plain reason, if the address can't be used
     set_environment()
     command = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     if (artifacts := artifact_location(uri)) is not None:

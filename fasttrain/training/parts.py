@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,9 +109,16 @@ class RunParts:
 
     @property
     def l2(self) -> float:
-        """Return the current epoch's L2 penalty, for a classifier that trains on features."""
-        epochs = self.config.head_epochs or self.config.epochs
-        return l2_strength(self.state.epoch, epochs, len(self.state.loader.ids))
+        """Return the current epoch's L2 penalty, for a classifier that trains on features.
+
+        It is the first one that no earlier epoch has tried: a resumed run may have another number of epochs, or have
+        begun with an older version, which tried the penalties in another order.
+        """
+        epochs, samples = self.config.head_epochs or self.config.epochs, len(self.state.loader.ids)
+        tried = [record["l2"] for record in self.state.history if "l2" in record]
+        all_of_them = [l2_strength(epoch, epochs, samples) for epoch in range(epochs)]
+        new = [each for each in all_of_them if not any(math.isclose(each, other, rel_tol=1e-6) for other in tried)]
+        return new[0] if new else all_of_them[self.state.epoch]
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.

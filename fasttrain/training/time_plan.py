@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
@@ -15,6 +15,7 @@ _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up t
 _ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
+_LATEST = 2.5  # a share of the budget; later, a random head is trained for a part of an epoch after all
 _LEAST_PART = 0.2  # a share of an epoch; a smaller part is not worth its validation
 _STRIDE = 32
 _TRAINED_SHARE = 0.8  # a share of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
@@ -81,6 +82,7 @@ class TimePlan:
     "none" (train everything from the start). `training`: the seconds of all steps; the last epoch may end early.
     `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds
     for fitting the head. `validation`: the seconds of one validation. `finish`: the seconds reserved for the end.
+    `late`: whether a head alone takes longer than the budget.
     """
 
     budget: float
@@ -94,6 +96,7 @@ class TimePlan:
     head_seconds: float
     validation: float
     finish: float
+    late: bool = False
 
     @property
     def epochs_that_fit(self) -> float:
@@ -114,8 +117,8 @@ class TimePlan:
         """Return a line to print that describes the plan."""
         minutes = f"minutes: {self.budget / 60:g}"
         if self.head == "alone":
-            late = self.seconds > self.budget
-            why = f"it takes about {self.seconds:.0f} s, more than the budget" if late else "no time to train the rest"
+            late = f"it takes about {self.seconds:.0f} s, more than the budget"
+            why = late if self.late else "no time to train the rest"
             return f"{minutes}; only the head, fitted on frozen features at {self.image_size} px: {why}"
         head = f"the head is fitted first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
         growing = self.progressive
@@ -188,8 +191,10 @@ def make_time_plan(
     few = plan.epochs_that_fit * plan.steps < _FEWEST_STEPS
     # On a slow machine not even the features fit. A head on late features is better than a random head that has trained
     # for a part of an epoch (87 % against 24 % in a run of two minutes).
-    head_is_random = plan.head == "none"
-    return (fitting or heads[-1:])[0] if work.alone and (fitting or few or head_is_random) else plan
+    soon = plan.head == "none" and spent + heads[-1].seconds <= _LATEST * budget
+    if not work.alone or not (fitting or few or soon):
+        return plan
+    return fitting[0] if fitting else replace(heads[-1], late=True)
 
 
 def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Progressive | None) -> set[int]:

@@ -46,8 +46,8 @@ def test_the_file_gives_the_models_logits_for_any_number_of_photographs(exported
         expected = model(NormalizePixels(spec.mean, spec.std, channels_last=False)(pixels))
     run = make_format(name).open(result.path, 1)
     if _approximate(name):  # the model isn't trained, so rounding moves its logits a lot
-        correlation = torch.corrcoef(torch.stack([run(pixels).flatten(), expected.flatten()]))[0, 1]
-        assert correlation > 0.5, correlation
+        error = (run(pixels) - expected).square().mean().sqrt()
+        assert error < (0.05 if "fp16" in name else 1.0) * expected.std(), error
         expected = run(pixels)
     for count in (1, 2, 32):
         torch.testing.assert_close(

@@ -56,7 +56,7 @@ def test_one_line_warns(copied, mixed, tmp_path) -> None:
     for _ in ("made", "there already"):
         said = " ".join(CliRunner().invoke(app, line).output.split())
         assert "warning: 5 identical photographs are in two classes, such as cat/04.jpg" in said
-        assert f"as dog/again.jpg); they are listed in {tmp_path / 'out' / LIST}" in said
+        assert f"as dog/again.jpg); all are listed in {tmp_path / 'out' / LIST}" in said
 
 
 def test_none_is_no_list(mixed, tmp_path) -> None:

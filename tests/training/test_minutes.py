@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
     monkeypatch.setattr(Pace, "after_step", step)
     monkeypatch.setattr("fasttrain.training.rates.measure_rates", rates)
-    for module in ("training.pace", "commands.train"):
+    for module in ("training.pace", "commands.train", "commands.run"):
         monkeypatch.setattr(f"fasttrain.{module}.clock", lambda: made.now)
     yield made
 
