@@ -23,6 +23,7 @@ from fasttrain.model.freeze import freeze_body
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
+from fasttrain.shards.reader import ShardSet
 from fasttrain.training import linear_probe
 from tests.support.host_waits import GPU, fake_gpu
 from tests.support.runs import SMALL, killed_after, last_state
@@ -148,6 +149,17 @@ def test_killed_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
 
 
 @pytest.mark.slow
+def test_a_resumed_probe_with_more_epochs_tries_the_penalties_between(shard_folder, tmp_path, begin):
+    settings = {**PROBE, "weights": begin, "epochs": 3, "early_stopping": 0}
+    run = train(data=shard_folder, out=tmp_path, **settings)
+    first = [record["l2"] for record in run.history]
+    longer = [record["l2"] for record in train(resume=str(run.folder), epochs=5).history]
+    samples = len(ShardSet.open(shard_folder).ids("train"))
+    assert [1 / (l2 * samples) for l2 in first] == pytest.approx([1e-2, 1, 1e-4])
+    assert longer[:3] == first and [1 / (l2 * samples) for l2 in longer[3:]] == pytest.approx([1e-1, 1e-3])
+
+
+@pytest.mark.slow
 def test_stopped_while_it_solves_and_resumed_bit_for_bit(shard_folder, tmp_path, begin, monkeypatch):
     settings = {**PROBE, "weights": begin, "epochs": 3}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
@@ -204,7 +216,7 @@ def test_a_head_that_is_more_than_one_layer_is_refused():
     features = model.eval().forward_head(model.forward_features(torch.zeros(1, 3, 32, 32)), pre_logits=True)
     with torch.no_grad():
         linear_probe._require_linear(model, torch.zeros(1, 3, 32, 32), features)
-        with pytest.raises(UserError, match="more to its features than its head"):
+        with pytest.raises(UserError, match="more layers than a linear head"):
             linear_probe._require_linear(model, torch.ones(1, 3, 32, 32), features + 1)
     assert not model.classifier.weight.any(), "the check leaves the head as it was"
 
