@@ -92,7 +92,7 @@ def test_what_resume_means(tmp_path):
 def test_a_neighbour_is_the_newest_intact_one(tmp_path):
     paths = make(tmp_path, 1, 2, 3, 4)
     tear(paths[3]), tear(paths[0])
-    with pytest.raises(UserError, match=rf"{paths[2]} is intact"):
+    with pytest.raises(UserError, match=rf"{paths[2]}, which is intact"):
         find_checkpoint(str(paths[0]), tmp_path)
 
 

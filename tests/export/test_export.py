@@ -117,7 +117,7 @@ def test_what_cannot_be_had_is_told(model_folder, photographs, monkeypatch):
         export(model_folder, "onnx", input="bytes")
     with pytest.raises(UserError, match="/nowhere"):
         export(model_folder, "torchscript", data="/nowhere")
-    with pytest.raises(UserError, match="give --data shards"):
+    with pytest.raises(UserError, match="no shards with the model's classes; give others with --data"):
         export(model_folder, "onnx-int8", data=photographs)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape(install("export"))):

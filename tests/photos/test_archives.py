@@ -336,7 +336,7 @@ def test_an_archive_for_each_split(tmp_path) -> None:
 def test_archives_that_are_counted_are_no_classes(tmp_path) -> None:
     for number in range(3):
         tar_of(tmp_path / f"part-{number:03d}.tar", f"{number}.jpg")
-    assert "part-000.tar and the files with the next numbers are not classes" in refused(tmp_path)
+    assert "part-000.tar and the files with the next numbers are neither classes" in refused(tmp_path)
     (tmp_path / "part-001.tar").unlink()
     assert open_source(tmp_path).classes == ("part-000", "part-002")  # names like ImageNet's n01440764.tar
 

@@ -185,7 +185,7 @@ def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_pa
         folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **settings)
     found = replay(folder, device="cpu")
     assert found.tried[0].loss == pytest.approx(losses[3], rel=1e-6)
-    assert found.tried[0].finite and "finite when replayed" in found.why and "--deterministic" in found.fix
+    assert found.tried[0].finite and "finite when the step is replayed" in found.why and "--deterministic" in found.fix
     kept = DivergedStep.load(folder / NAME)  # the sample's classes are of one size: their balanced weights are 1
     other = tmp_path / "other.safetensors"
     replace(kept, class_weights=torch.tensor([1.0, 9.0, 1.0, 9.0, 1.0, 9.0])).save(other)

@@ -187,7 +187,10 @@ def test_evaluate_predict_and_export_take_the_model(result, shard_folder, photog
     by_path = predict(result.folder, image, model=f"{__name__}:make_net", device="cpu", workers=1)
     assert by_class == by_path
     for use in (lambda: evaluate(result.folder, shard_folder), lambda: predict(result.folder, image)):
-        with pytest.raises(UserError, match=r"model = SmallNet\(\) was passed to train\(\) as an object.* give model="):
+        with pytest.raises(
+            UserError,
+            match=r"model = SmallNet\(\) was passed to train\(\) as an object.* pass the object as model= again",
+        ):
             use()
     with pytest.raises(UserError, match="its tensors do not fit the model that was given"):
         predict(result.folder, image, model=SmallNet(width=4))
@@ -287,7 +290,7 @@ class Flat(nn.Module):
         (lambda: SmallNet(), "can't be called with the number of classes (too many positional arguments)"),
         (lambda num_classes: SmallNet(num_classes, width="8"), "failed for 6 classes (TypeError: "),
         (42, "model = int() is neither a torch.nn.Module nor a function"),
-        ("tests.nowhere:make", "there is no module tests.nowhere on Python's path; give --model"),
+        ("tests.nowhere:make", "there is no module tests.nowhere on Python's path; run the command"),
         ("json:dumps_", "dumps_ is not defined; give a function"),
         ("os:abort", "abort is a builtin_function_or_method, not a function or a class of modules"),
         ("pathlib:Path", "Path is a type, not a function or a class of modules"),
