@@ -189,9 +189,7 @@ def test_evaluate_predict_and_export_take_the_model(result, shard_folder, photog
     for use in (lambda: evaluate(result.folder, shard_folder), lambda: predict(result.folder, image)):
         with pytest.raises(
             UserError,
-            with pytest.raises(
-                UserError, match=r"model = SmallNet\(\) was passed to train\(\) as an object.* pass the object as model= again"
-            ):
+            match=r"model = SmallNet\(\) was passed to train\(\) as an object.* pass the object as model= again",
         ):
             use()
     with pytest.raises(UserError, match="its tensors do not fit the model that was given"):
