@@ -49,7 +49,7 @@ class Chart:
 
 
 def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
-    """Return charts of loss, accuracy, learning rate (or a linear probe's L2 penalty) and callbacks' metrics by epoch.
+    """Return charts of loss, accuracy, learning rate and callbacks' metrics by epoch, or by L2 penalty for a probe.
 
     `history`: one record per epoch, as in `history.json`, not empty. `best_epoch`: an epoch to mark, from 1.
     """
@@ -63,7 +63,7 @@ def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
         *_accuracy_charts(history, best_epoch, both),
-        _by_epoch(title, with_field, (field,), best_epoch, log=log),
+        *([] if is_probe(history) else [_by_epoch(title, with_field, (field,), best_epoch, log=log)]),
         *(_by_epoch(name, records, (name,), best_epoch) for name, records in logged.items() if records),
     ]
 
@@ -132,31 +132,39 @@ def _by_epoch(
     share: bool = False,
     log: bool = False,
 ) -> Chart:
-    """Return a chart of `fields` of the records by epoch, which is called a try in a linear probe.
+    """Return a chart of `fields` of the records by epoch, or by L2 penalty for a linear probe.
 
     `share`: values are shares, shown in percent.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     figure = _figure(_SIZE)
     axes = figure.subplots()
-    epochs = [record["epoch"] for record in history]
+    by = "l2" if is_probe(history) else "epoch"
+    history = sorted(history, key=lambda record: record[by])
+    epochs = [record[by] for record in history]
     for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation
         axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) <= 30 else "", markersize=3.6)
     _style(axes, share=share, log=log)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    if len(epochs) == 1:
-        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    axes.set_xlabel("try" if is_probe(history) else "epoch")
+    if by == "l2":
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("L2 penalty")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+        axes.set_xlabel("epoch")
     if not log:
         shown = [record[field] for field in fields for record in history if field in record]
         top, low = 1.08 * max(0, *shown), 1.08 * min(0, *shown)
         if fields == ("wait_share",):  # a share of almost nothing must look small
             top = max(top, 0.1)
         axes.set_ylim(low, (min(top, 1.02) if share else top) or (0 if low else 1))
-    if best_epoch is not None:
-        axes.axvline(best_epoch, color=_SOFT, linestyle=(0, (2, 2)), linewidth=1)
+    for best in [record[by] for record in history if record["epoch"] == best_epoch]:
+        axes.axvline(best, color=_SOFT, linestyle=(0, (2, 2)), linewidth=1)
     return Chart(title, lines, _svg(figure, title))
 
 

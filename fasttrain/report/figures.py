@@ -95,6 +95,8 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
 def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
     """Draw loss, accuracy and learning rate by epoch, and mark `best_epoch` (from 1).
 
+    A linear probe has no learning rate. Its loss and accuracy are drawn by L2 penalty.
+
     `history`: one record per epoch, as in `history.json`: with `epoch`, `train_loss`, `val_loss`, `train_top1`,
     `val_top1` and `learning_rate`, or for a linear probe `l2`. Multi-label runs have `val_map` and `val_micro_f1`.
     """
@@ -102,8 +104,11 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(12, 4), layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
-    epochs, epoch = [record["epoch"] for record in history], "try" if is_probe(history) else "epoch"
+    probe = is_probe(history)
+    by = "l2" if probe else "epoch"
+    history = sorted(history, key=lambda record: record[by])
+    loss, accuracy, *rates = figure.subplots(1, 2 if probe else 3)
+    epochs = [record[by] for record in history]
     marker = "o" if len(epochs) <= 40 else ""
 
     def draw(axes: Axes, field: str, label: str, colour: str) -> None:
@@ -122,24 +127,30 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         draw(accuracy, field, label, colour)
     loss.set_title("loss")
     accuracy.set_title("mAP and micro F1 of validation" if sets else "accuracy")
-    field, title, _ = epoch_parameter(history[-1])
-    draw(rate, field, title, MARK)
-    rate.set_title(title)
-    if falls_by_factors(field, [record[field] for record in history if field in record]):
-        rate.set_yscale("log")
-    else:
-        rate.set_ylim(bottom=0)
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
+    for rate in rates:
+        field, title, _ = epoch_parameter(history[-1])
+        draw(rate, field, title, MARK)
+        rate.set_title(title)
+        if falls_by_factors(field, [record[field] for record in history if field in record]):
+            rate.set_yscale("log")
+        else:
+            rate.set_ylim(bottom=0)
+            rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 1)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=UNIT))
-    for axes in (loss, accuracy, rate):
-        axes.set_xlabel(epoch)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    best = next((record for record in history if record["epoch"] == best_epoch), None)
+    for axes in (loss, accuracy, *rates):
+        axes.set_xlabel("L2 penalty" if probe else "epoch")
+        if probe:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: {epoch} {best_epoch}")
+        if best is not None:
+            name = f"best: {best[by]:.2g}" if probe else f"best: epoch {best_epoch}"
+            axes.axvline(best[by], color=MARK, linestyle=":", linewidth=1.2, label=name)
     loss.legend(frameon=False)
     if sets:
         accuracy.legend(frameon=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report
 from fasttrain.report.photographs import BatchPicture, Picture, worst_classes
-from fasttrain.report.summary import is_probe, percent, split_title, time_of
+from fasttrain.report.summary import is_probe, percent, split_title, throughput, time_of
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
 
@@ -63,7 +63,7 @@ def report_of_run(
     seconds = sum(record["epoch_seconds"] for record in history)
     waited = sum(record["wait_share"] * record["epoch_seconds"] for record in history)
     waiting = waited / seconds if seconds else 0.0
-    rate = sum(record["img/s"] for record in history) / len(history)
+    rate = throughput(history)
     count = sum(parameter.numel() for parameter in model.parameters())
     probe, best = is_probe(history), f"{result.best_epoch} of {len(history)}, {result.chosen_by}"
     facts = [

@@ -184,6 +184,12 @@ def span(interval: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
+def throughput(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return the photographs per second of all epochs of `history` together, during training."""
+    seconds = sum(record["epoch_seconds"] for record in history)
+    return sum(record["img/s"] * record["epoch_seconds"] for record in history) / seconds if seconds else 0.0
+
+
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """Return the summary of a run for JSON: best epoch, time, evaluation, and where files and trackers are.
 
@@ -191,7 +197,6 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
     This waits for MLflow's run id, for at most 30 seconds.
     """
     best = result.best
-    rates = [record["img/s"] for record in result.history]
     (train, _), (val, _) = accuracy_rows(best)
     return {
         "best_epoch": result.best_epoch,
@@ -202,7 +207,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
         "epochs": len(result.history),
         "training_seconds": result.seconds,
         "total_seconds": result.total_seconds,
-        "img/s": sum(rates) / len(rates),
+        "img/s": throughput(result.history),
         "split": split,
         "evaluation": result.evaluation.scalars(),
         "worst_classes": [each.name for each in result.evaluation.worst(WORST)],

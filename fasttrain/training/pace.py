@@ -124,7 +124,7 @@ class Pace:
 
     def summary(self) -> str:
         """Return a line with the minutes used and the epochs done, and the planned epochs if these are others."""
-        used = f"minutes: {self.elapsed / 60:.3g} of {self.plan.budget / 60:g} so far"
+        used = f"minutes: {self.elapsed / 60:.3g} of {self.plan.budget / 60:g} used"
         if self.plan.head == "alone":
             return used
         done, planned = self.epochs_done, self.plan.epochs_that_fit

@@ -61,7 +61,14 @@ def test_numbers_are_put_for_people() -> None:
 @pytest.mark.slow
 def test_a_linear_probe_that_became_fine_tuning_has_its_charts() -> None:
     probe = {name: value for name, value in record(1).items() if name != "learning_rate"}
-    assert [each.title for each in learning_charts([{**probe, "l2": 0.01}], None)][2] == "L2 penalty"
+    tries = [{**probe, "epoch": epoch, "l2": l2} for epoch, l2 in enumerate((0.01, 0.0001, 1.0), 1)]
+    for history in (tries, tries[:1]):
+        charts = learning_charts(history, 1)
+        assert [each.title for each in charts] == ["loss", "accuracy"]
+        assert "L2 penalty" in texts(charts[0]) and "0.01" in texts(charts[0])
+    loss, accuracy = curves_figure(tries, 1).axes
+    assert list(loss.lines[0].get_xdata()) == [0.0001, 0.01, 1.0] and loss.get_xscale() == "log"
+    assert list(accuracy.lines[-1].get_xdata()) == [0.01, 0.01], "the best penalty is marked"
     both = [{**probe, "l2": 0.01}, record(2)]
     assert [each.title for each in learning_charts(both, None)][2] == "learning rate"
     assert curves_figure(both).axes[2].get_title() == "learning rate"
