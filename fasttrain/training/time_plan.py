@@ -159,9 +159,10 @@ def make_time_plan(
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
     The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
-    possible with training on smaller images. If that leaves time for fewer than 200 steps and `work.alone` is set, the
-    plan only fits the head, at the greatest size that has time for all photographs. Raises UserError if `epochs` is
-    given and so many epochs don't fit.
+    possible with training on smaller images. But if there is time for the head alone at a greater size, and
+    `work.alone` is set, it only fits the head at that size. If that leaves time for fewer than 200 steps and
+    `work.alone` is set, the plan only fits the head, at the greatest size that has time for all photographs. Raises
+    UserError if `epochs` is given and so many epochs don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH
@@ -176,7 +177,11 @@ def make_time_plan(
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
             return plan
         if epochs is None and plan.epochs_that_fit >= enough:
-            return plan
+            # A head alone on large images is better than a few epochs on small ones (87.6 % at 192 px against 81.7 %
+            # with two epochs at 96 px, evaluated at 128 px, in two minutes).
+            greater = [_head_alone(plan, each, rates, work) for each in sizes if each > size]
+            heads = [each for each in greater if spent + each.seconds <= budget]
+            return heads[0] if heads and work.alone and plan.epochs_that_fit < _ENOUGH[0] else plan
     if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
         return plan
     if epochs is not None:

@@ -49,8 +49,11 @@ def test_more_time_means_more_epochs_then_larger_pictures():
     assert 2 <= found[3].epochs_that_fit < 3
     assert found[60].epochs == 30, "more epochs don't pay"
     free = {minutes: plan_for(minutes, (224, 192, 160, 128)) for minutes in (2, 5, 10, 60)}
-    sizes = [plan.image_size for plan in free.values()]
-    assert sizes == sorted(sizes) and sizes[0] == 128 and sizes[-1] == 224
+    assert free[2].head == "alone" and free[2].image_size == 224, "large images rather than a few epochs on small ones"
+    assert plan_for(2, (160, 128)).image_size == 160
+    assert plan_for(2, (128,)).head == "first", "no greater size is at hand"
+    sizes = [plan.image_size for minutes, plan in free.items() if minutes > 2]
+    assert sizes == sorted(sizes) and sizes[-1] == 224
     assert free[60].progressive == Progressive(192, 192)
 
 
