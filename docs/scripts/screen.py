@@ -4,7 +4,7 @@ python docs/scripts/screen.py OUT.svg FOLDER COMMAND...
 
 What follows " | " in a command is run and not shown. docs/pictures/run.svg leaves lines out so that it fits on a
 screen: `| grep -v -e ^as -e ^next` after `convert`, and after `train`
-`| grep -E '^(run|data|minutes: .;|epoch [5-7]|test split)|best epoch|top-1|baseline'`.
+`| grep -E '^data|minutes: .;|try [1-3]/|test split,|best try|top-1|baseline'`.
 """
 
 from __future__ import annotations
