@@ -28,7 +28,7 @@ class Predictions:
     predicted classes, the likeliest first. `probabilities`: float32 [N, K] in [0, 1], their probabilities at the
     model's temperature. `uncalibrated`: float32 [N, K], their probabilities at temperature 1, or None if that is the
     model's temperature. `of_label`: float32 [N], the probability of the true class at temperature 1, or None if
-    unknown. `of_truth`: float32 [N], the same at the model's temperature, or None if unknown.
+    unknown. `of_label_calibrated`: float32 [N], the same at the model's temperature, or None if unknown.
     """
 
     ids: npt.NDArray[np.int64]
@@ -37,12 +37,12 @@ class Predictions:
     probabilities: npt.NDArray[np.float32]
     uncalibrated: npt.NDArray[np.float32] | None = None
     of_label: npt.NDArray[np.float32] | None = None
-    of_truth: npt.NDArray[np.float32] | None = None
+    of_label_calibrated: npt.NDArray[np.float32] | None = None
 
     def probability_of_truth(self, row: int) -> float | None:
         """Return the true class's probability, in [0, 1], of the photograph in this row, or None if it is unknown."""
-        if self.of_truth is not None:
-            return float(self.of_truth[row])
+        if self.of_label_calibrated is not None:
+            return float(self.of_label_calibrated[row])
         place = np.flatnonzero(self.top[row] == self.labels[row])
         return float(self.probabilities[row, place[0]]) if len(place) else None
 
@@ -84,7 +84,7 @@ def evaluate_model(
     probabilities: list[torch.Tensor] = []
     uncalibrated: list[torch.Tensor] = []
     of_label: list[torch.Tensor] = []
-    of_truth: list[torch.Tensor] = []
+    of_label_calibrated: list[torch.Tensor] = []
     outputs = _outputs(model, batches, device=device, preprocess=preprocess, autocast=autocast)
     with torch.inference_mode(), closing(outputs):
         for logits, targets, batch_ids in outputs:
@@ -98,12 +98,12 @@ def evaluate_model(
             of_label.append(plain.gather(1, targets[:, None])[:, 0])
             calibrated = (logits / temperature).softmax(1)
             probabilities.append(calibrated.gather(1, ranked))
-            of_truth.append(calibrated.gather(1, targets[:, None])[:, 0])
+            of_label_calibrated.append(calibrated.gather(1, targets[:, None])[:, 0])
             if logits_seen is not None:
                 logits_seen(logits, targets)
     mine = None
     if ids:
-        columns = labels, top, probabilities, uncalibrated, of_label, of_truth
+        columns = labels, top, probabilities, uncalibrated, of_label, of_label_calibrated
         rest = (torch.cat(each).cpu().numpy() for each in columns)
         mine = Predictions(np.concatenate(ids), *rest)
     if ranks is not None and ranks.size > 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrain.report.figures import falls_by_factors, reliability_parts
-from fasttrain.report.summary import epoch_parameter, is_multi_label, is_probe
+from fasttrain.report.summary import epoch_parameter, in_drawn_order, is_multi_label, is_probe
 from fasttrain.training.result import RECORDED
 
 if TYPE_CHECKING:
@@ -140,12 +140,11 @@ def _by_epoch(
 
     figure = _figure(_SIZE)
     axes = figure.subplots()
-    by = "l2" if is_probe(history) else "epoch"
-    history = sorted(history, key=lambda record: record[by])
-    epochs = [record[by] for record in history]
+    by, history = in_drawn_order(history)
+    places = [record[by] for record in history]
     for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation
-        axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) <= 30 else "", markersize=3.6)
+        axes.plot(places, values, color=colour, linewidth=1.8, marker="o" if len(places) <= 30 else "", markersize=3.6)
     _style(axes, share=share, log=log)
     if by == "l2":
         axes.set_xscale("log")
@@ -154,8 +153,8 @@ def _by_epoch(
         axes.set_xlabel("L2 penalty")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        if len(epochs) == 1:
-            axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+        if len(places) == 1:
+            axes.set_xlim(places[0] - 0.5, places[0] + 0.5)
         axes.set_xlabel("epoch")
     if not log:
         shown = [record[field] for field in fields for record in history if field in record]

@@ -19,7 +19,7 @@ from fasttrain.evaluation.confusion import cells_of
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.report.figure_file import missing_glyphs_as_boxes, write_figure
-from fasttrain.report.summary import epoch_parameter, is_multi_label, is_probe, percent
+from fasttrain.report.summary import epoch_parameter, in_drawn_order, is_multi_label, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,16 +104,15 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(12, 4), layout="constrained")
-    probe = is_probe(history)
-    by = "l2" if probe else "epoch"
-    history = sorted(history, key=lambda record: record[by])
+    by, history = in_drawn_order(history)
+    probe = by == "l2"
     loss, accuracy, *rates = figure.subplots(1, 2 if probe else 3)
-    epochs = [record[by] for record in history]
-    marker = "o" if len(epochs) <= 40 else ""
+    places = [record[by] for record in history]
+    marker = "o" if len(places) <= 40 else ""
 
     def draw(axes: Axes, field: str, label: str, colour: str) -> None:
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation
-        axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3.5)
+        axes.plot(places, values, color=colour, label=label, marker=marker, markersize=3.5)
 
     sets = is_multi_label(history[-1])
     shares = (

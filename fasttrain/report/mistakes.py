@@ -38,8 +38,8 @@ def write_mistakes(
     """Write the list of mistakes to `path`, the most confident first, and return the number of mistakes.
 
     The file is a CSV table with the columns `COLUMNS` or, for a multi-label model, `SET_COLUMNS`, where the rows are in
-    the order of `predictions`. `shards`: the evaluated data, from which the names of the files come.
-    Raises UserError if the file can't be written.
+    the order of `predictions`. `shards`: the evaluated data, from which the names of the files come. Raises UserError
+    if the file can't be written.
     """
     names = [each.name for each in evaluation.classes]
     file_of = files_of(shards)
@@ -78,8 +78,8 @@ def _wrong(predictions: Predictions, names: list[str], file_of: FileOf) -> Itera
     rows = np.flatnonzero(predictions.top[:, 0] != predictions.labels)
     for row in rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")].tolist():
         top, probabilities = predictions.top[row], predictions.probabilities[row]
-        of_truth = predictions.probability_of_truth(row)
-        truth = "" if of_truth is None else f"{of_truth:.4f}"
+        probability = predictions.probability_of_truth(row)
+        truth = "" if probability is None else f"{probability:.4f}"
         file, true = file_of(int(predictions.ids[row])), names[predictions.labels[row]]
         yield file, true, names[top[0]], f"{probabilities[0]:.4f}", truth
 

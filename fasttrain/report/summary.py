@@ -36,6 +36,16 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
 
 
+def in_drawn_order(history: Sequence[Mapping[str, Any]]) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the field by which the records of `history` are drawn, and the records in the order of that field.
+
+    The field is "l2", the L2 penalty, for a linear probe, which tries penalties in another order. Otherwise it is
+    "epoch".
+    """
+    field = "l2" if is_probe(history) else "epoch"
+    return field, sorted(history, key=lambda record: record[field])
+
+
 def is_probe(history: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the run was a linear probe: each epoch only fitted the classifier, with an L2 penalty.
 

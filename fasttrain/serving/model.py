@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,13 +55,11 @@ def heat_maps(predictor: Predictor) -> HeatMap | str:
     """
     if predictor.exported:
         return "an exported file has no gradients; serve the run folder"
-    if importlib.util.find_spec("captum") is None:
-        return "the service's environment lacks the extra `explain`; install it"
     size = predictor.spec.geometry.image_size
     try:
         predictor.maps(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int64))
     except UserError as error:
-        return str(error)
+        return str(error).removeprefix("--explain: ")
     from fasttrain.evaluation.explain import overlay
 
     def draw(pixels: NDArray[np.uint8], label: int) -> bytes:

@@ -116,9 +116,9 @@ class RunParts:
         """
         epochs, samples = self.config.head_epochs or self.config.epochs, len(self.state.loader.ids)
         tried = [record["l2"] for record in self.state.history if "l2" in record]
-        all_of_them = [l2_strength(epoch, epochs, samples) for epoch in range(epochs)]
-        new = [each for each in all_of_them if not any(math.isclose(each, other, rel_tol=1e-6) for other in tried)]
-        return new[0] if new else all_of_them[self.state.epoch]
+        penalties = [l2_strength(epoch, epochs, samples) for epoch in range(epochs)]
+        untried = [each for each in penalties if not any(math.isclose(each, other, rel_tol=1e-6) for other in tried)]
+        return untried[0] if untried else penalties[self.state.epoch]
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.

@@ -94,15 +94,9 @@ def with_time_plan(
     elif plan.head == "first":
         chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
     elif asked.head_epochs:
-        raise UserError(
-            f"head_epochs = {asked.head_epochs}: "
-            + (
-                f"with --minutes the head trains on cached features, but {no_head}"
-                if no_head
-                else "--minutes is too short"
-            )
-            + "; leave head_epochs out"
-        )
+        cached = f"with --minutes the head trains on cached features, but {no_head}"
+        why = cached if no_head else "--minutes is too short"
+        raise UserError(f"head_epochs = {asked.head_epochs}: {why}; leave head_epochs out")
     return replace(start, config=config.model_copy(update=chosen)), plan
 
 

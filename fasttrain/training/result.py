@@ -46,8 +46,9 @@ class TrainResult:
     `monitor`, a metric of the validation split. `evaluation`: the metrics of the saved weights on the test split, or on
     the validation split if there is no test split. `seconds`: the time of training, validation and the final
     evaluation. `total_seconds`: the time of the run, which includes loading, cached features and the report; None for a
-    resumed run. `mlflow_run_id`: the id in MLflow, or
-    None. The saved weights are those of the best epoch, unless one of the following is set. `averaged`: the average of
+    resumed run. `mlflow_run_id`: the id in MLflow, or None.
+
+    The saved weights are those of the best epoch, unless one of the following is set. `averaged`: the average of
     several epochs that replaced them. `refit_epochs`: the number of epochs for which a refit trained on train and val
     together, or 0 without a refit.
     """

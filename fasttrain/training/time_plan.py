@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
@@ -159,10 +159,13 @@ def make_time_plan(
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
     The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
-    possible with training on smaller images. But if there is time for the head alone at a greater size, and
-    `work.alone` is set, it only fits the head at that size. If that leaves time for fewer than 200 steps and
-    `work.alone` is set, the plan only fits the head, at the greatest size that has time for all photographs. Raises
-    UserError if `epochs` is given and so many epochs don't fit.
+    possible with training on smaller images.
+
+    If `work.alone` is set, the plan may only fit the head, at the greatest size that has time for all photographs. It
+    does so if fewer than four epochs would train on smaller images than these, or if there is time for fewer than 200
+    steps.
+
+    Raises UserError if `epochs` is given and so many epochs don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH
@@ -172,6 +175,8 @@ def make_time_plan(
     tried += list(zip(ladder, enough_of, strict=False))
     if not work.solved and (progressive is not None or len(ladder) == 1):
         tried[-1] = (ladder[-1], _ENOUGH[-1])
+    heads = [_head_alone(budget, spent, size, rates, work) for size in sizes] if work.alone else []
+    fitting = [each for each in heads if not each.late]
     for (size, growing), enough in tried:
         plan = _fitted(budget, budget - spent, rates, work, size, growing, epochs)
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
@@ -179,9 +184,8 @@ def make_time_plan(
         if epochs is None and plan.epochs_that_fit >= enough:
             # A head alone on large images is better than a few epochs on small ones (87.6 % at 192 px against 81.7 %
             # with two epochs at 96 px, evaluated at 128 px, in two minutes).
-            greater = [_head_alone(plan, each, rates, work) for each in sizes if each > size]
-            heads = [each for each in greater if spent + each.seconds <= budget]
-            return heads[0] if heads and work.alone and plan.epochs_that_fit < _ENOUGH[0] else plan
+            few = plan.epochs_that_fit < _ENOUGH[0]
+            return fitting[0] if few and fitting and fitting[0].image_size > size else plan
     if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
         return plan
     if epochs is not None:
@@ -191,15 +195,13 @@ def make_time_plan(
             f"epochs = {epochs} takes about {math.ceil(needed / 6) / 10:g} minutes on this machine, which is more than "
             f"minutes = {budget / 60:g}; give more --minutes, or leave --epochs out"
         )
-    heads = [_head_alone(plan, size, rates, work) for size in sizes]
-    fitting = [each for each in heads if spent + each.seconds <= budget]
+    if fitting or not heads:
+        return fitting[0] if fitting else plan
     few = plan.epochs_that_fit * plan.steps < _FEWEST_STEPS
     # On a slow machine not even the features fit. A head on late features is better than a random head that has trained
     # for a part of an epoch (87 % against 24 % in a run of two minutes).
     soon = plan.head == "none" and spent + heads[-1].seconds <= _LATEST * budget
-    if not work.alone or not (fitting or few or soon):
-        return plan
-    return fitting[0] if fitting else replace(heads[-1], late=True)
+    return heads[-1] if few or soon else plan
 
 
 def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Progressive | None) -> set[int]:
@@ -267,21 +269,23 @@ def _fitted(
     return best
 
 
-def _head_alone(plan: TimePlan, size: int, rates: Rates, work: Work) -> TimePlan:
+def _head_alone(budget: float, spent: float, size: int, rates: Rates, work: Work) -> TimePlan:
     """Return a plan that only fits the head, on the features of all photographs at `size` px."""
     features = (work.photographs + work.validation + work.test) * rates.evaluate(size)
+    head_seconds = features + work.photographs * _SOLVE
     return TimePlan(
-        budget=plan.budget,
+        budget=budget,
         image_size=size,
         progressive=None,
         epochs=1,
         head="alone",
         training=0.0,
-        line=plan.line,
-        steps=plan.steps,
-        head_seconds=features + work.photographs * _SOLVE,
+        line=rates.step_line(),
+        steps=work.steps,
+        head_seconds=head_seconds,
         validation=0.0,
         finish=_REPORT,
+        late=spent + head_seconds + _REPORT > budget,
     )
 
 
