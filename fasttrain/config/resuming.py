@@ -108,7 +108,8 @@ RULES: dict[str, Rule] = {
     # optimization
     "recipe": Rule(OnResume.FIXED, "it sets the defaults of a new run; give the settings that you want to change"),
     "epochs": _effect(
-        "the learning rate, or a linear probe's penalty, continues as if the run had been started with this number"
+        "the learning rate continues as if the run had been started with this number; "
+        "a linear probe tries the penalties of this number that it hasn't tried"
     ),
     "minutes": Rule(
         OnResume.FIXED,
