@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,11 @@ class Job:
         return [path for split in EVALUATED for path in sorted(self.folder(split).glob("*/*"))]
 
 
-def report(train: Callable[[Job], Predict]) -> None:
+def report(train: Callable[[Job], Predict], figures: Mapping[str, float] | None = None) -> None:
     """Do the job that the command line names, and write its report. `train` returns how the trained model predicts.
 
-    The clocks stop when `train` returns: evaluating the 713 photographs isn't part of any contender's time.
+    The clocks stop when `train` returns: evaluating the 713 photographs isn't part of any contender's time. `figures`
+    are added to the report; `train` may fill them in.
     """
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     predict = train(job)
@@ -67,6 +68,7 @@ def report(train: Callable[[Job], Predict]) -> None:
     found = {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(sum(each.ru_utime + each.ru_stime for each in used), 1),
+        **(figures or {}),
         "predicted": predict(),
     }
     Path(job.out).write_text(json.dumps(found))

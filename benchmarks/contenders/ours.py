@@ -7,6 +7,9 @@ from pathlib import Path
 
 from job import MODEL, Job, Predict, report
 
+calibration: dict[str, float] = {}
+"""The calibration errors of the test split, with the fitted temperature and without."""
+
 
 def train(job: Job) -> Predict:
     """Train with the job's options, which are settings of `fasttrain.train`; `minutes` is what is left of the time.
@@ -35,6 +38,7 @@ def train(job: Job) -> Predict:
     elif job.epochs is not None:
         settings["epochs"] = job.epochs + settings.get("head_epochs", 0)
     run = train(**settings)
+    calibration.update(ece=run.evaluation.ece, uncalibrated_ece=run.evaluation.uncalibrated_ece)
     tta = resolve(settings).tta
 
     def predict_all() -> dict[str, str]:
@@ -45,4 +49,4 @@ def train(job: Job) -> Predict:
 
 
 if __name__ == "__main__":
-    report(train)
+    report(train, calibration)

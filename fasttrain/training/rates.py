@@ -28,7 +28,7 @@ from fasttrain.training.phases import needs_pixels
 from fasttrain.training.resume import RunStart
 from fasttrain.training.soup import STATISTICS_BATCHES
 from fasttrain.training.teacher import Teacher
-from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
+from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, matching_share, sides_to_try
 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
 _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; other devices make more, because their steps are short
@@ -59,7 +59,8 @@ def with_time_plan(
         sizes, sides = _sizes(asked, config, parts.step.teacher)
         given = asked.model_fields_set
         progressive = asked.progressive if "progressive" in given else None
-        tried = sides_to_try(sizes, sides, progressive)
+        share = matching_share(config.crop_scale, config.crop_pct if config.resize_mode == "crop" else None)
+        tried = sides_to_try(sizes, sides, share, progressive)
         most = _MEASURING_SHARE * 60 * asked.minutes
         measured = measure_rates(
             parts, sorted({min(tried), max(tried)}), lambda: ranks.from_main(lambda: elapsed() > most)
@@ -81,6 +82,7 @@ def with_time_plan(
         work,
         sizes,
         sides,
+        trained_share=share,
         progressive=progressive,
         epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
     )
@@ -101,7 +103,10 @@ def with_time_plan(
 
 
 def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
-    """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
+    """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds of the fastest.
+
+    The fastest counts because other programs make some steps slower, but nothing makes one faster. A plan that expects
+    too much ends in time all the same, while one that expects too little leaves time unused.
 
     The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
     call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated.
@@ -134,15 +139,14 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Ca
             synchronize(parts.device)
             seconds.append(time.perf_counter() - began)
             del group
-    kept = seconds[warm_up:] or seconds
-    return sum(kept) / len(kept)
+    return min(seconds[warm_up:] or seconds)
 
 
 def _evaluation_seconds(parts: RunParts, batches: int) -> float:
     """Return the seconds per photograph. If there are several batches, the first one is a warm-up."""
     model, step = parts.state.evaluated_model, parts.step
     model.eval()
-    seconds: list[tuple[float, int]] = []
+    seconds: list[float] = []
     with torch.inference_mode(), closing(iter(parts.loaders.val)) as loader:  # type: ignore[type-var]
         began = time.perf_counter()
         for images, labels, _ in islice(loader, batches):
@@ -150,10 +154,9 @@ def _evaluation_seconds(parts: RunParts, batches: int) -> float:
                 with step.autocast():
                     model(step.preprocess(copy_to(parts.device, images)))
                 synchronize(parts.device)
-                seconds.append((time.perf_counter() - began, len(labels)))
+                seconds.append((time.perf_counter() - began) / len(labels))
             began = time.perf_counter()
-    kept = seconds[1:] or seconds
-    return sum(each for each, _ in kept) / max(sum(count for _, count in kept), 1)
+    return min(seconds[1:] or seconds, default=0.0)
 
 
 def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:

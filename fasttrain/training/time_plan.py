@@ -18,7 +18,7 @@ _FEWEST_STEPS = 20  # fewer don't improve the model
 _LATEST = 2.5  # a share of the budget; later, a random head is trained for a part of an epoch after all
 _LEAST_PART = 0.2  # a share of an epoch; a smaller part is not worth its validation
 _STRIDE = 32
-_TRAINED_SHARE = 0.8  # a share of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
+_SMALLER = 0.8  # of the training side, if there is no time for enough epochs after a solved head
 _SMALL_SHARE, _SMALLEST = 0.6, 96  # a share of the evaluated side, and px
 _HEAD_SHARE = 0.5  # the greatest share of the time; nothing else raises the accuracy as fast
 _SOLVE = 2e-3  # seconds per photograph for the first penalties; the others are left out if they take too long
@@ -150,13 +150,15 @@ def make_time_plan(
     sizes: Sequence[int],
     sides: Collection[int],
     *,
+    trained_share: float = 1.0,
     progressive: Progressive | None = None,
     epochs: int | None = None,
 ) -> TimePlan:
     """Return the plan for the rest of `budget` seconds after `spent` seconds.
 
     `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
-    `progressive` and `epochs` are the user's; None if the plan may choose them.
+    `trained_share`: the training side as a share of the evaluated one (see `matching_share`). `progressive` and
+    `epochs` are the user's; None if the plan may choose them.
 
     The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
     possible with training on smaller images.
@@ -167,11 +169,13 @@ def make_time_plan(
 
     Raises UserError if `epochs` is given and so many epochs don't fit.
     """
-    ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
+    every = ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, trained_share, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH
     if work.solved:
-        ladder, enough_of = ladder[:1], (_ENOUGH_BEHIND_HEAD,)
-    tried = [((size, next(_ladder(size, sides, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
+        shares = (trained_share, _SMALLER * trained_share)
+        ladder = [(sizes[-1], next(_ladder(sizes[-1], sides, share, progressive))) for share in shares]
+        enough_of = (_ENOUGH_BEHIND_HEAD,) * len(shares)
+    tried = [((size, next(_ladder(size, sides, trained_share, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
     tried += list(zip(ladder, enough_of, strict=False))
     if not work.solved and (progressive is not None or len(ladder) == 1):
         tried[-1] = (ladder[-1], _ENOUGH[-1])
@@ -186,6 +190,8 @@ def make_time_plan(
             # with two epochs at 96 px, evaluated at 128 px, in two minutes).
             few = plan.epochs_that_fit < _ENOUGH[0]
             return fitting[0] if few and fitting and fitting[0].image_size > size else plan
+    if plan.head == "none" and epochs is None:
+        plan = _fitted(budget, budget - spent, rates, work, *every[-1], epochs)
     if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
         return plan
     if epochs is not None:
@@ -204,26 +210,41 @@ def make_time_plan(
     return heads[-1] if few or soon else plan
 
 
-def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Progressive | None) -> set[int]:
-    """Return the sides in px that a plan may train on."""
+def matching_share(crop_scale: tuple[float, float], crop_pct: float | None) -> float:
+    """Return the training side at which objects look as large as in evaluation, as a share of the evaluated side.
+
+    A random crop shows a part of the photograph and so enlarges its objects (FixRes, Touvron et al. 2019).
+    `crop_scale`: least and greatest area of the crop, as shares of the photograph. `crop_pct`: side of the centre crop
+    in evaluation, as a share of the photograph's short side; None if evaluation crops nothing. The result is at most 1.
+    """
+    return min(math.sqrt(sum(crop_scale) / 2) / (crop_pct or 1.0), 1.0)
+
+
+def sides_to_try(
+    sizes: Sequence[int], sides: Collection[int], trained_share: float, progressive: Progressive | None
+) -> set[int]:
+    """Return the sides in px that a plan may train on. The arguments are those of `make_time_plan`."""
     tried = set()
     for size in sizes:
-        for growing in _ladder(size, sides, progressive):
-            tried |= {growing.first, growing.last} if growing else {size}
+        for share in (trained_share, _SMALLER * trained_share):
+            for growing in _ladder(size, sides, share, progressive):
+                tried |= {growing.first, growing.last} if growing else {size}
     return tried
 
 
-def _ladder(size: int, sides: Collection[int], progressive: Progressive | None) -> Iterator[Progressive | None]:
+def _ladder(
+    size: int, sides: Collection[int], trained_share: float, progressive: Progressive | None
+) -> Iterator[Progressive | None]:
     """Yield the training sides to try for the evaluated `size`, the best first. None stands for `size` itself."""
     if progressive is not None:
         yield progressive
         return
-    last = max(round(size * _TRAINED_SHARE / _STRIDE), 1) * _STRIDE
+    last = max(round(size * trained_share / _STRIDE), 1) * _STRIDE
     small = max(round(size * _SMALL_SHARE / _STRIDE) * _STRIDE, min(last, _SMALLEST))
     if last > size or last not in sides:
         yield None
         return
-    yield Progressive(last, last)
+    yield Progressive(last, last) if last < size else None
     if small < last and small in sides:
         yield Progressive(small, last)
         yield Progressive(small, small)

@@ -12,7 +12,15 @@ from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.pace import Pace, resumed_plan
 from fasttrain.training.progressive import progressive_side, side_of_epoch
-from fasttrain.training.time_plan import Rates, TimePlan, Work, epoch_costs, make_time_plan, sides_to_try
+from fasttrain.training.time_plan import (
+    Rates,
+    TimePlan,
+    Work,
+    epoch_costs,
+    make_time_plan,
+    matching_share,
+    sides_to_try,
+)
 
 # EfficientNet-Lite0 on two cores, batch 64, and 3,068 photographs of clothing.
 RATES = Rates({96: 0.64, 192: 2.56}, evaluation=0.004, evaluated_side=160)
@@ -22,7 +30,7 @@ SPENT = 10.0
 
 
 def plan_for(minutes: float, sizes: tuple[int, ...] = (160,), work: Work = WORK, **fixed) -> TimePlan:
-    return make_time_plan(60 * minutes, SPENT, RATES, work, sizes, SIDES, **fixed)
+    return make_time_plan(60 * minutes, SPENT, RATES, work, sizes, SIDES, **{"trained_share": 0.8, **fixed})
 
 
 @pytest.mark.parametrize("sizes", [(160,), (224, 192, 160, 128)])
@@ -68,11 +76,12 @@ def test_a_budget_too_small_for_training_leaves_the_head_alone_and_says_so():
 
 def test_a_machine_too_slow_for_the_features_fits_the_head_late_rather_than_training_a_random_head():
     slow = Rates({96: 1.6, 128: 2.84}, evaluation=0.03, evaluated_side=160)
-    plan = make_time_plan(120, SPENT, slow, WORK, (160,), SIDES)
+    plan = make_time_plan(120, SPENT, slow, WORK, (160,), SIDES, trained_share=0.8)
     assert plan.head == "alone" and SPENT + plan.seconds > 120 and "more than the budget" in plan.line_of_choice()
     many = replace(WORK, photographs=20_000, steps=312, solved=10_000)
     assert make_time_plan(120, SPENT, slow, many, (160,), SIDES).head == "none", "features would take ten minutes"
-    unknown = make_time_plan(120, SPENT, slow, replace(WORK, solved=0, alone=False), (160,), SIDES)
+    new = replace(WORK, solved=0, alone=False)
+    unknown = make_time_plan(120, SPENT, slow, new, (160,), SIDES, trained_share=0.8)
     assert 20 / WORK.steps < unknown.epochs_that_fit < 1, "there is time for a part of an epoch"
 
 
@@ -129,10 +138,23 @@ def test_pictures_grow_over_the_epochs_after_the_head():
 
 
 def test_sizes_that_the_model_does_not_take_are_not_trained_on():
-    assert sides_to_try([224], (), None) == {224}
-    assert sides_to_try([160], SIDES, None) == {96, 128}
+    assert sides_to_try([224], (), 0.8, None) == {224}
+    assert sides_to_try([160], SIDES, 1.0, None) == {96, 128, 160}
+    assert sides_to_try([160], SIDES, 0.8, None) == {96, 128}
     plan = make_time_plan(600, SPENT, RATES, WORK, [224], ())
     assert plan.progressive is None and plan.image_size == 224
+
+
+def test_objects_look_as_large_in_training_as_in_evaluation():
+    assert matching_share((0.08, 1.0), 0.875) == pytest.approx(0.84, abs=0.01)
+    assert matching_share((0.35, 1.0), 0.875) == pytest.approx(0.94, abs=0.01)
+    assert matching_share((0.08, 1.0), None) == pytest.approx(0.73, abs=0.01), "squash and letterbox crop nothing"
+    assert matching_share((1.0, 1.0), 0.875) == 1.0
+    trained = {
+        crop_scale: plan_for(5, trained_share=matching_share(crop_scale, 0.875)).progressive
+        for crop_scale in ((0.08, 1.0), (0.35, 1.0))
+    }
+    assert trained == {(0.08, 1.0): Progressive(128, 128), (0.35, 1.0): None}, "None: 160 px, the evaluated side"
 
 
 def test_rates_between_and_beyond_the_measured_sides():
@@ -269,7 +291,7 @@ def test_a_stop_in_mid_epoch_leads_to_the_same_decisions(slower, stopped_at):
 @pytest.mark.parametrize("stopped_at", range(1, 6))
 def test_a_decision_on_the_border_of_two_does_not_depend_on_the_last_bits_of_the_clock(stopped_at):
     work = Work(steps=12, photographs=96, test=0, validation=24, end=48, solved=96, alone=True)
-    plan = make_time_plan(120, 0.0, Rates({32: 0.4, 64: 1.0}, 0.05, 64), work, [64], {32, 64})
+    plan = make_time_plan(120, 0.0, Rates({32: 0.4, 64: 1.0}, 0.05, 64), work, [64], {32, 64}, trained_share=0.5)
     assert stopped(plan, 1.7, stopped_at) == stopped(plan, 1.7, None)
 
 
