@@ -12,7 +12,7 @@ from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
 _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
-_ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
+_ENOUGH_BEHIND_HEAD = (2.0, 1.0)  # after a solved head, which a run can't end below: at the usual side, and a smaller
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LATEST = 2.5  # a share of the budget; later, a random head is trained for a part of an epoch after all
@@ -174,7 +174,7 @@ def make_time_plan(
     if work.solved:
         shares = (trained_share, _SMALLER * trained_share)
         ladder = [(sizes[-1], next(_ladder(sizes[-1], sides, share, progressive))) for share in shares]
-        enough_of = (_ENOUGH_BEHIND_HEAD,) * len(shares)
+        enough_of = _ENOUGH_BEHIND_HEAD
     tried = [((size, next(_ladder(size, sides, trained_share, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
     tried += list(zip(ladder, enough_of, strict=False))
     if not work.solved and (progressive is not None or len(ladder) == 1):
