@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
+_ROOM = 1.5  # of the epochs that fit, if the machine is faster than measured
 _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
 _ENOUGH_BEHIND_HEAD = (2.0, 1.0)  # after a solved head, which a run can't end below: at the usual side, and a smaller
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
@@ -78,11 +79,12 @@ class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
     `budget`: the seconds that the user gave. `image_size`: the side in px for evaluation and, without `progressive`,
-    for training. `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or
-    "none" (train everything from the start). `training`: the seconds of all steps; the last epoch may end early.
-    `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds
-    for fitting the head. `validation`: the seconds of one validation. `finish`: the seconds reserved for the end.
-    `late`: whether a head alone takes longer than the budget.
+    for training. `epochs`: the most that the run trains, if the machine is faster than measured. `head`: "first" (fit
+    the classifier, then train everything), "alone" (fit only the classifier) or "none" (train everything from the
+    start). `training`: the seconds of all steps; the last epoch may end early. `line`: a step takes
+    `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds for fitting the head.
+    `validation`: the seconds of one validation. `finish`: the seconds reserved for the end. `late`: whether a head
+    alone takes longer than the budget.
     """
 
     budget: float
@@ -111,7 +113,7 @@ class TimePlan:
     @property
     def seconds(self) -> float:
         """Return the seconds from now to the end of the run."""
-        return self.head_seconds + self.training + self.epochs * self.validation + self.finish
+        return self.head_seconds + self.training + math.ceil(self.epochs_that_fit) * self.validation + self.finish
 
     def line_of_choice(self) -> str:
         """Return a line to print that describes the plan."""
@@ -287,7 +289,9 @@ def _fitted(
         if plan.epochs_that_fit < count - 1 + _LEAST_PART:
             break
         best = plan
-    return best
+    growing = progressive is not None and progressive.first != progressive.last
+    room = best.epochs if growing else math.ceil(_ROOM * best.epochs_that_fit)
+    return replace(best, epochs=max(best.epochs, min(room, _MOST_EPOCHS)))
 
 
 def _head_alone(budget: float, spent: float, size: int, rates: Rates, work: Work) -> TimePlan:
