@@ -12,7 +12,7 @@
     while python benchmarks/accuracy.py next; do :; done     # all of them; stop it at any time, and start it again
     python benchmarks/accuracy.py rates                      # measures how fast each contender is, nothing else
     while python benchmarks/accuracy.py next --shared; do :; done  # on a machine that does other work, too
-    python benchmarks/accuracy.py table                      # docs/benchmarks/accuracy.md
+    python benchmarks/accuracy.py table                      # docs/benchmarks/accuracy.md and calibration.md
     python benchmarks/accuracy.py chart                      # docs/benchmarks/accuracy.svg
 
 Each run is a process of its own on two cores, from the JPEGs in `../shared/clothing` and EfficientNet-Lite0's ImageNet
@@ -240,6 +240,18 @@ def table(runs: list[records.Record]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def calibration(runs: list[records.Record]) -> str:
+    """Return the expected calibration errors of our runs as Markdown. Empty if no run recorded them."""
+    rows = [
+        [run["contender"], f"{run['minutes']:g}", str(run["seed"])]
+        + [f"{100 * run[name]:.1f}" for name in ("uncalibrated_ece", "ece")]
+        for run in sorted(runs, key=lambda run: (run["minutes"], run["contender"], run["seed"]))
+        if "ece" in run
+    ]
+    header = ["run", "minutes", "seed", "ECE without the temperature, %", "with it, %"]
+    return records.markdown(header, rows) + "\n" if rows else ""
+
+
 def chart(runs: list[records.Record], path: Path) -> None:
     """Draw top1 against seconds, a line for each contender, ours coloured."""
     import matplotlib
@@ -321,6 +333,7 @@ def main() -> None:
             print(f"{name}: {left_out(contender) or 'can run'}")
     elif given.what == "table":
         given.results.with_suffix(".md").write_text(table(runs))
+        given.results.with_name("calibration.md").write_text(calibration(runs))
     elif given.what == "chart":
         chart(runs, given.results.with_suffix(".svg"))
     else:

@@ -55,7 +55,7 @@ def test_a_contender_runs_as_a_process_and_is_recorded_once(contest, tmp_path, m
     contenders = Path(accuracy.__file__).parent / "contenders"
     script.write_text(f"import sys\nsys.path.insert(0, {str(contenders)!r})\n{ALWAYS_A_HAT}")
     monkeypatch.setitem(CONTENDERS, "hats", Contender(str(script), "json", {"rate": 1}))
-    records.append(contest.scratch / "rates.jsonl", {"contender": "hats", "side": 160, "start": 10.0, "epoch": 30.0})
+    records.append(contest.rates, {"contender": "hats", "side": 160, "start": 10.0, "epoch": 30.0})
     for _ in range(2):
         contest.run("hats", 2.0, 2)
     found = records.read(contest.results)
@@ -101,6 +101,19 @@ def test_the_table_compares_ours_with_the_best_peer_and_names_who_is_missing():
     assert "+50.0 (+0.0 to +100.0)" in ours and "minus PyTorch loop" in text
     assert "140*" in text, "over its budget"
     assert "- AutoGluon: could take" in text and "- fastai fine_tune: not run yet" in text
+
+
+def test_calibration_errors_are_listed_where_a_run_recorded_them():
+    measured = run_of("fasttrain --minutes", 1, "1111") | {"ece": 0.02, "uncalibrated_ece": 0.134}
+    assert accuracy.calibration([run_of("PyTorch loop", 1, "1100")]) == ""
+    *_, row = accuracy.calibration([run_of("PyTorch loop", 1, "1100"), measured]).splitlines()
+    assert row == "| fasttrain --minutes | 2 | 1 | 13.4 | 2.0 |"
+
+
+def test_a_contender_below_the_chart_is_named_at_its_foot(tmp_path):
+    accuracy.chart([run_of("PyTorch loop", 1, "1110"), run_of("fastai fine_tune", 1, "1000")], tmp_path / "chart.svg")
+    drawn = (tmp_path / "chart.svg").read_text()
+    assert "<!-- fastai fine_tune: 25.0 %, below -->" in drawn and "<!-- PyTorch loop -->" in drawn
 
 
 def test_the_chart_has_a_line_for_each_contender(tmp_path):
