@@ -231,12 +231,10 @@ def table(runs: list[records.Record]) -> str:
             ])  # fmt: skip
         header = ["contender", "top1, %", "seeds", f"minus {best or 'best peer'}", "epochs", "s", "CPU s"]
         parts += [f"**{budget:g} minutes**", "", records.markdown(header, rows), ""]
-    parts.append("\\* A run took over 10 % more than its budget. Left out, or not run yet:")
-    done = {run["contender"] for run in runs}
-    parts += [
-        "",
-        *(f"- {name}: {each.reason or 'not run yet'}" for name, each in CONTENDERS.items() if name not in done),
-    ]
+        if missing := [name for name, each in CONTENDERS.items() if name not in found and not each.reason]:
+            parts += [f"Not run yet: {'; '.join(missing)}.", ""]
+    parts.append("\\* A run took over 10 % more than its budget. Left out:")
+    parts += ["", *(f"- {name}: {each.reason}" for name, each in CONTENDERS.items() if each.reason)]
     return "\n".join(parts) + "\n"
 
 
@@ -246,7 +244,7 @@ def calibration(runs: list[records.Record]) -> str:
         [run["contender"], f"{run['minutes']:g}", str(run["seed"])]
         + [f"{100 * run[name]:.1f}" for name in ("uncalibrated_ece", "ece")]
         for run in sorted(runs, key=lambda run: (run["minutes"], run["contender"], run["seed"]))
-        if "ece" in run
+        if run.get("ece") is not None
     ]
     header = ["run", "minutes", "seed", "ECE without the temperature, %", "with it, %"]
     return records.markdown(header, rows) + "\n" if rows else ""

@@ -100,7 +100,7 @@ def test_the_table_compares_ours_with_the_best_peer_and_names_who_is_missing():
     ours = next(line for line in text.splitlines() if "**fasttrain --recipe fast**" in line)
     assert "+50.0 (+0.0 to +100.0)" in ours and "minus PyTorch loop" in text
     assert "140*" in text, "over its budget"
-    assert "- AutoGluon: could take" in text and "- fastai fine_tune: not run yet" in text
+    assert "- AutoGluon: could take" in text and "Not run yet: fasttrain --minutes; " in text
 
 
 def test_calibration_errors_are_listed_where_a_run_recorded_them():

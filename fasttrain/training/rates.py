@@ -31,7 +31,7 @@ from fasttrain.training.teacher import Teacher
 from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, matching_share, sides_to_try
 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
-_WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; other devices make more, because their steps are short
+_WARM_UP, _TIMED = {"cpu": 2}, {"cpu": 2}  # steps; other devices make more, because their steps are short
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
 _MEASURING_SHARE = 0.1  # a share of the budget; after that, one step and one batch must be enough
 _LEAST_SIZE, _STRIDE = 128, 32  # px
@@ -103,10 +103,7 @@ def with_time_plan(
 
 
 def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
-    """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds of the fastest.
-
-    The fastest counts because other programs make some steps slower, but nothing makes one faster. A plan that expects
-    too much ends in time all the same, while one that expects too little leaves time unused.
+    """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
 
     The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
     call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated.
@@ -139,14 +136,15 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Ca
             synchronize(parts.device)
             seconds.append(time.perf_counter() - began)
             del group
-    return min(seconds[warm_up:] or seconds)
+    kept = seconds[warm_up:] or seconds
+    return sum(kept) / len(kept)
 
 
 def _evaluation_seconds(parts: RunParts, batches: int) -> float:
     """Return the seconds per photograph. If there are several batches, the first one is a warm-up."""
     model, step = parts.state.evaluated_model, parts.step
     model.eval()
-    seconds: list[float] = []
+    seconds: list[tuple[float, int]] = []
     with torch.inference_mode(), closing(iter(parts.loaders.val)) as loader:  # type: ignore[type-var]
         began = time.perf_counter()
         for images, labels, _ in islice(loader, batches):
@@ -154,9 +152,10 @@ def _evaluation_seconds(parts: RunParts, batches: int) -> float:
                 with step.autocast():
                     model(step.preprocess(copy_to(parts.device, images)))
                 synchronize(parts.device)
-                seconds.append((time.perf_counter() - began) / len(labels))
+                seconds.append((time.perf_counter() - began, len(labels)))
             began = time.perf_counter()
-    return min(seconds[1:] or seconds, default=0.0)
+    kept = seconds[1:] or seconds
+    return sum(each for each, _ in kept) / max(sum(count for _, count in kept), 1)
 
 
 def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:

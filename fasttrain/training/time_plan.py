@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_ROOM = 1.5  # of the epochs that fit, if the machine is faster than measured
 _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
-_ENOUGH_BEHIND_HEAD = (2.0, 1.0)  # after a solved head, which a run can't end below: at the usual side, and a smaller
+_ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LATEST = 2.5  # a share of the budget; later, a random head is trained for a part of an epoch after all
@@ -79,12 +78,11 @@ class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
     `budget`: the seconds that the user gave. `image_size`: the side in px for evaluation and, without `progressive`,
-    for training. `epochs`: the most that the run trains, if the machine is faster than measured. `head`: "first" (fit
-    the classifier, then train everything), "alone" (fit only the classifier) or "none" (train everything from the
-    start). `training`: the seconds of all steps; the last epoch may end early. `line`: a step takes
-    `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds for fitting the head.
-    `validation`: the seconds of one validation. `finish`: the seconds reserved for the end. `late`: whether a head
-    alone takes longer than the budget.
+    for training. `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or
+    "none" (train everything from the start). `training`: the seconds of all steps; the last epoch may end early.
+    `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds
+    for fitting the head. `validation`: the seconds of one validation. `finish`: the seconds reserved for the end.
+    `late`: whether a head alone takes longer than the budget.
     """
 
     budget: float
@@ -113,7 +111,7 @@ class TimePlan:
     @property
     def seconds(self) -> float:
         """Return the seconds from now to the end of the run."""
-        return self.head_seconds + self.training + math.ceil(self.epochs_that_fit) * self.validation + self.finish
+        return self.head_seconds + self.training + self.epochs * self.validation + self.finish
 
     def line_of_choice(self) -> str:
         """Return a line to print that describes the plan."""
@@ -171,16 +169,15 @@ def make_time_plan(
 
     Raises UserError if `epochs` is given and so many epochs don't fit.
     """
-    every = ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, trained_share, progressive)]
-    enough_of: tuple[float, ...] = _ENOUGH
+    tried = [((size, next(_ladder(size, sides, trained_share, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
     if work.solved:
         shares = (trained_share, _SMALLER * trained_share)
-        ladder = [(sizes[-1], next(_ladder(sizes[-1], sides, share, progressive))) for share in shares]
-        enough_of = _ENOUGH_BEHIND_HEAD
-    tried = [((size, next(_ladder(size, sides, trained_share, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
-    tried += list(zip(ladder, enough_of, strict=False))
-    if not work.solved and (progressive is not None or len(ladder) == 1):
-        tried[-1] = (ladder[-1], _ENOUGH[-1])
+        rungs = dict.fromkeys(next(_ladder(sizes[-1], sides, share, progressive)) for share in shares)
+        tried += [((sizes[-1], each), _ENOUGH_BEHIND_HEAD) for each in rungs]
+    else:
+        ladder = list(_ladder(sizes[-1], sides, trained_share, progressive))
+        enough_of = _ENOUGH[-1:] if len(ladder) == 1 else _ENOUGH
+        tried += [((sizes[-1], each), enough) for each, enough in zip(ladder, enough_of, strict=False)]
     heads = [_head_alone(budget, spent, size, rates, work) for size in sizes] if work.alone else []
     fitting = [each for each in heads if not each.late]
     for (size, growing), enough in tried:
@@ -192,8 +189,6 @@ def make_time_plan(
             # with two epochs at 96 px, evaluated at 128 px, in two minutes).
             few = plan.epochs_that_fit < _ENOUGH[0]
             return fitting[0] if few and fitting and fitting[0].image_size > size else plan
-    if plan.head == "none" and epochs is None:
-        plan = _fitted(budget, budget - spent, rates, work, *every[-1], epochs)
     if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
         return plan
     if epochs is not None:
@@ -289,9 +284,7 @@ def _fitted(
         if plan.epochs_that_fit < count - 1 + _LEAST_PART:
             break
         best = plan
-    growing = progressive is not None and progressive.first != progressive.last
-    room = best.epochs if growing else math.ceil(_ROOM * best.epochs_that_fit)
-    return replace(best, epochs=max(best.epochs, min(room, _MOST_EPOCHS)))
+    return best
 
 
 def _head_alone(budget: float, spent: float, size: int, rates: Rates, work: Work) -> TimePlan:
