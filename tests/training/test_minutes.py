@@ -262,7 +262,7 @@ def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, be
         assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
 
 
-@pytest.mark.parametrize(("late", "steps", "sides"), [(False, 6, {32, 64}), (True, 1, {32})])
+@pytest.mark.parametrize(("late", "steps", "sides"), [(False, 8, {32, 64}), (True, 1, {32})])
 def test_measuring_ends_where_it_takes_too_much_of_the_time(late, steps, sides, shard_folder, tmp_path):
     settings = {**{name: each for name, each in TIMED.items() if name != "minutes"}, "data": shard_folder}
     config = resolve({**settings, "out": tmp_path})
