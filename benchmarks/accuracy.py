@@ -279,7 +279,7 @@ def chart(runs: list[records.Record], path: Path) -> None:
     axes.set_xlabel("seconds, two cores")
     axes.set_ylabel("top1 on 713 photographs, %")
     counts = {len({run["seed"] for run in runs if run["contender"] == name}) for name in CONTENDERS} - {0}
-    seeds = "one seed" if counts == {1} else f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"
+    seeds = "one seed" if counts <= {1} else f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"
     title = f"EfficientNet-Lite0 fine-tuned on 3,068 photographs of clothing, {seeds}"
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
