@@ -96,7 +96,10 @@ class Contest:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
     def run(self, name: str, budget: float, seed: int, epochs: int | None = None) -> None:
-        """Do one run and record it, unless its record is there. `epochs` replaces the measured number."""
+        """Do one run and record it, unless its record is there. `epochs` replaces the measured number.
+
+        A run that was done for another budget, and is the same for this one, is recorded without doing it again.
+        """
         key = {"contender": name, "minutes": budget, "seed": seed}
         if records.has(records.read(self.results), key):
             print(f"{name}, {budget:g} min, seed {seed}: is there")
@@ -104,13 +107,20 @@ class Contest:
         contender = CONTENDERS[name]
         if why := left_out(contender):
             raise SystemExit(f"{name}: {why}")
+        expected = None
         if not contender.epochs:
-            self.record(key, contender, seed, None, 60 * budget)
-            return
-        if epochs is None or self.shared:
+            epochs = None
+        elif epochs is None or self.shared:
             start, epoch = self.rate(name)
             epochs = epochs or max(1, int((60 * budget - start) / epoch))
-        self.record(key, contender, seed, epochs, 60 * budget, start + epochs * epoch if self.shared else None)
+            expected = start + epochs * epoch if self.shared else None
+        done = {"contender": name, "seed": seed, "epochs": epochs, "side": self.side}
+        same = records.matching(records.read(self.results), done)
+        if same and "minutes" not in contender.options:
+            records.append(self.results, same[-1] | key)
+            print(f"{name}, {budget:g} min, seed {seed}: as with {same[-1]['minutes']:g} minutes")
+            return
+        self.record(key, contender, seed, epochs, 60 * budget, expected)
 
     def record(
         self,
@@ -123,13 +133,8 @@ class Contest:
     ) -> None:
         """Have the contender train, and append `key` with which of the evaluated photographs it got right.
 
-        A run that was done for another budget, and is the same for this one, is not done again.
         expected: the seconds to record in place of those that the run took.
         """
-        if same := self.of_another_budget(key, contender, epochs):
-            records.append(self.results, same | key)
-            print(f"{', '.join(map(str, key.values()))}: as with {same['minutes']:g} minutes")
-            return
         found = self.short_run(contender, seed, epochs) or self.start(contender, seed, epochs, seconds)
         if expected is not None:
             found |= {"seconds": round(expected, 1), "shared_seconds": found["seconds"]}
@@ -139,15 +144,6 @@ class Contest:
         records.append(self.results, {**key, "epochs": epochs, "side": self.side, **found, "right": right})
         top1 = right.count("1") / len(right)
         print(f"{', '.join(map(str, key.values()))}: top1 {100 * top1:.1f} % in {found['seconds']:.0f} s")
-
-    def of_another_budget(self, key: records.Record, contender: Contender, epochs: int | None) -> records.Record | None:
-        """Return the record of the same run for another budget; None if there is none or the run follows the clock."""
-        if "minutes" not in key or "minutes" in contender.options:
-            return None
-        wanted = {name: value for name, value in key.items() if name != "minutes"}
-        wanted |= {"epochs": epochs, "side": self.side}
-        found = [each for each in records.read(self.results) if each.items() >= wanted.items()]
-        return found[-1] if found else None
 
     def job(self, contender: Contender, seed: int, epochs: int | None, seconds: float, scratch: str) -> Job:
         return Job(
@@ -214,7 +210,7 @@ def table(runs: list[records.Record]) -> str:
         best = max(peers, key=lambda name: records.interval(found[name])[0], default=None)
         rows = []
         for name in sorted(found, key=lambda name: -records.interval(found[name])[0]):
-            mine = [run for run in runs if run["contender"] == name and run["minutes"] == budget]
+            mine = records.matching(runs, {"contender": name, "minutes": budget})
             against = "–"
             if CONTENDERS[name].ours and best:
                 against = records.shown(records.interval(found[name], found[best]), "+")
@@ -263,7 +259,7 @@ def chart(runs: list[records.Record], path: Path) -> None:
     for name, contender in CONTENDERS.items():
         points = []
         for budget in sorted({run["minutes"] for run in runs if run["contender"] == name}):
-            mine = [run for run in runs if run["contender"] == name and run["minutes"] == budget]
+            mine = records.matching(runs, {"contender": name, "minutes": budget})
             right = records.rights(runs, contender=name, minutes=budget)
             points.append((sum(run["seconds"] for run in mine) / len(mine), *records.interval(right)))
         if not points:
@@ -278,8 +274,8 @@ def chart(runs: list[records.Record], path: Path) -> None:
         labels.append((max(float(top1[-1]), LOWEST_DRAWN + 1), float(seconds[-1]), shown, colour))
     axes.set_xlabel("seconds, two cores")
     axes.set_ylabel("top1 on 713 photographs, %")
-    counts = {len({run["seed"] for run in runs if run["contender"] == name}) for name in CONTENDERS} - {0}
-    seeds = "one seed" if counts <= {1} else f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"
+    count = len({run["seed"] for run in runs})
+    seeds = f"up to {count} seeds" if count > 1 else "one seed"
     title = f"EfficientNet-Lite0 fine-tuned on 3,068 photographs of clothing, {seeds}"
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,15 +41,20 @@ def _intact(lines: Sequence[str]) -> Iterator[Record]:
             yield record
 
 
+def matching(records: Sequence[Record], key: Record) -> list[Record]:
+    """Return those of `records` that have all items of `key`."""
+    return [record for record in records if record.items() >= key.items()]
+
+
 def has(records: Sequence[Record], key: Record) -> bool:
     """Return whether one of `records` has all items of `key`."""
-    return any(record.items() >= key.items() for record in records)
+    return bool(matching(records, key))
 
 
 def rights(records: Sequence[Record], **key: Any) -> list[np.ndarray]:
     """Return which photographs were right, bool [n], for each of the `records` that have `key`, in order of seeds."""
-    found = [record for record in records if record.items() >= key.items()]
-    return [np.array(list(each["right"])) == "1" for each in sorted(found, key=lambda each: each["seed"])]
+    found = sorted(matching(records, key), key=lambda each: each["seed"])
+    return [np.array(list(each["right"])) == "1" for each in found]
 
 
 def interval(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray] | None = None) -> tuple[float, float, float]:

@@ -150,7 +150,7 @@ def make_time_plan(
     sizes: Sequence[int],
     sides: Collection[int],
     *,
-    trained_share: float = 1.0,
+    trained_share: float,
     progressive: Progressive | None = None,
     epochs: int | None = None,
 ) -> TimePlan:

@@ -85,7 +85,9 @@ def test_a_machine_too_slow_for_the_features_fits_the_head_late_rather_than_trai
     plan = make_time_plan(120, SPENT, slow, WORK, (160,), SIDES, trained_share=0.8)
     assert plan.head == "alone" and SPENT + plan.seconds > 120 and "more than the budget" in plan.line_of_choice()
     many = replace(WORK, photographs=20_000, steps=312, solved=10_000)
-    assert make_time_plan(120, SPENT, slow, many, (160,), SIDES).head == "none", "features would take ten minutes"
+    assert make_time_plan(120, SPENT, slow, many, (160,), SIDES, trained_share=1.0).head == "none", (
+        "features would take ten minutes"
+    )
     new = replace(WORK, solved=0, alone=False)
     unknown = make_time_plan(120, SPENT, slow, new, (160,), SIDES, trained_share=0.8)
     assert 20 / WORK.steps < unknown.epochs_that_fit < 1, "there is time for a part of an epoch"
@@ -93,7 +95,7 @@ def test_a_machine_too_slow_for_the_features_fits_the_head_late_rather_than_trai
 
 def test_a_head_whose_features_take_most_of_the_time_is_fitted_alone_rather_than_a_random_one_trained():
     loading = Rates({96: 0.7, 160: 1.3}, evaluation=0.0215, evaluated_side=160)
-    plan = make_time_plan(120, SPENT, loading, WORK, (160,), SIDES)
+    plan = make_time_plan(120, SPENT, loading, WORK, (160,), SIDES, trained_share=1.0)
     assert plan.head == "alone" and not plan.late
 
 
@@ -153,7 +155,7 @@ def test_sizes_that_the_model_does_not_take_are_not_trained_on():
     assert sides_to_try([224], (), 0.8, None) == {224}
     assert sides_to_try([160], SIDES, 1.0, None) == {96, 128, 160}
     assert sides_to_try([160], SIDES, 0.8, None) == {96, 128}
-    plan = make_time_plan(600, SPENT, RATES, WORK, [224], ())
+    plan = make_time_plan(600, SPENT, RATES, WORK, [224], (), trained_share=1.0)
     assert plan.progressive is None and plan.image_size == 224
 
 
