@@ -11,6 +11,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fasttrain.errors import UserError
 
 
+def early_blocks(model: torch.nn.Module) -> int:
+    """Return how many groups of layers are the first third of `model`, or 0 if it has no `group_matcher`.
+
+    They see the largest feature maps, so they take about half of a training step, but they learn edges and textures,
+    which hardly change from one data set to the next (Yosinski et al. 2014).
+    """
+    return len(_groups(model)) // 3 if hasattr(model, "group_matcher") else 0
+
+
 def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
     """Freeze the first `count` groups of layers: the stem, then block by block, as timm's `group_matcher` orders them.
 
@@ -23,11 +32,7 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
         raise UserError(
             f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use --freeze 0"
         )
-    matcher: Any = model.group_matcher
-    groups = group_parameters(model, matcher(coarse=False), reverse=True)
-    by_group: dict[int, set[str]] = {}
-    for name, group in groups.items():
-        by_group.setdefault(group, set()).add(name)
+    by_group = _groups(model)
     order = sorted(by_group)
     if count >= len(order):
         raise UserError(f"freeze = {count} leaves nothing to train: the nearest valid value is {len(order) - 1}")
@@ -36,6 +41,15 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
         if name in frozen:
             parameter.requires_grad_(False)
     return _frozen_modules(model)
+
+
+def _groups(model: torch.nn.Module) -> dict[int, set[str]]:
+    """Return the names of the parameters of each group of layers, as timm's `group_matcher` numbers the groups."""
+    matcher: Any = model.group_matcher
+    by_group: dict[int, set[str]] = {}
+    for name, group in group_parameters(model, matcher(coarse=False), reverse=True).items():
+        by_group.setdefault(group, set()).add(name)
+    return by_group
 
 
 def freeze_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -190,4 +190,5 @@ def resumed_plan(state: dict[str, Any], config: TrainConfig, steps: int) -> Time
         epochs=config.epochs - config.head_epochs,
         line=(base, per_pixel),
         steps=steps,
+        freeze=config.freeze,
     )

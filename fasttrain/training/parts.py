@@ -16,6 +16,7 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
+from fasttrain.model.freeze import freeze_statistics
 from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
@@ -119,6 +120,11 @@ class RunParts:
         penalties = [l2_strength(epoch, epochs, samples) for epoch in range(epochs)]
         untried = [each for each in penalties if not any(math.isclose(each, other, rel_tol=1e-6) for other in tried)]
         return untried[0] if untried else penalties[self.state.epoch]
+
+    def freeze_statistics(self) -> None:
+        """Keep the statistics of all BatchNorm layers as they are from now on."""
+        self.frozen = [*self.frozen, *freeze_statistics(self.model)]
+        self.step = replace(self.step, frozen=[*self.step.frozen, *freeze_statistics(self.model)])
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.

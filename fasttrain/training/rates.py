@@ -19,7 +19,7 @@ from fasttrain.config.values import usual_warmup
 from fasttrain.device import copy_to, release_memory, synchronize
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import trained_norms
-from fasttrain.model.freeze import keep_frozen
+from fasttrain.model.freeze import early_blocks, freeze_blocks, keep_frozen
 from fasttrain.model.input_size import img_size_for, takes
 from fasttrain.training.linear_probe import most_for_head
 from fasttrain.training.loop import step_batches
@@ -60,15 +60,23 @@ def with_time_plan(
         given = asked.model_fields_set
         progressive = asked.progressive if "progressive" in given else None
         share = matching_share(config.crop_scale, config.crop_pct if config.resize_mode == "crop" else None)
-        tried = sides_to_try(sizes, sides, share, progressive)
-        most = _MEASURING_SHARE * 60 * asked.minutes
-        measured = measure_rates(
-            parts, sorted({min(tried), max(tried)}), lambda: ranks.from_main(lambda: elapsed() > most)
-        )
-        rates, spent = ranks.from_main(lambda: (measured, elapsed()))
         head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
         no_head = _why_no_head(parts, config) if head_epochs else ""
-        work = _work(parts, config, head=head_epochs > 0 and not no_head)
+        head_first = head_epochs > 0 and not no_head
+        freezes = head_first and config.freeze_bn == "auto"
+        if freezes:
+            parts.freeze_statistics()
+        parts.fold_frozen()
+        tried = sides_to_try(sizes, sides, share, progressive, head_first=head_first)
+        most = _MEASURING_SHARE * 60 * asked.minutes
+        measured = measure_rates(
+            parts,
+            sorted({min(tried), max(tried)}),
+            lambda: ranks.from_main(lambda: elapsed() > most),
+            early_blocks(parts.model) if head_first and not config.freeze else 0,
+        )
+        rates, spent = ranks.from_main(lambda: (measured, elapsed()))
+        work = _work(parts, config, head=head_first)
     finally:
         parts.loaders.close()
     device = parts.device
@@ -88,7 +96,10 @@ def with_time_plan(
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
     usual = usual_warmup(plan.epochs_that_fit, head_first=plan.head == "first")
+    chosen["freeze"] = plan.freeze or config.freeze
     chosen["warmup_epochs"] = min(config.warmup_epochs if "warmup_epochs" in given else usual, float(plan.epochs))
+    if freezes and plan.head == "none":  # steps with trained statistics would be slower than the measured ones
+        chosen["freeze_bn"] = "on"
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
         if asked.monitor == "auto":  # labels aren't smoothed here, and the loss tells penalties apart with less noise
@@ -102,11 +113,12 @@ def with_time_plan(
     return replace(start, config=config.model_copy(update=chosen)), plan
 
 
-def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
+def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], freezable: int = 0) -> Rates:
     """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
 
     The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
-    call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated.
+    call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated. With
+    `freezable` above 0, a few more steps are made with so many blocks frozen, which stay frozen afterwards.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
@@ -115,7 +127,13 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -
     for side in sides:
         if not steps or not late():
             steps[side] = _step_seconds(parts, side, warm_up, timed, late)
-    return Rates(steps, _evaluation_seconds(parts, 1 if late() else warm_up + timed), size)
+    evaluation = _evaluation_seconds(parts, 1 if late() else warm_up + timed)
+    if not freezable or late():
+        return Rates(steps, evaluation, size)
+    parts.step = replace(parts.step, frozen=[*parts.step.frozen, *freeze_blocks(parts.model, freezable)])
+    last = max(steps)
+    frozen = min(_step_seconds(parts, last, warm_up, timed, late) / steps[last], 1.0)
+    return Rates(steps, evaluation, size, freezable, frozen)
 
 
 def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Callable[[], bool]) -> float:

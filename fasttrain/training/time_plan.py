@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
@@ -12,13 +13,13 @@ from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
 _ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
-_ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
+_ENOUGH_BEHIND_HEAD = 1.5  # epochs that suffice after a solved head; fewer end worse than the head alone
+_ENOUGH_UNFROZEN = 12.0  # epochs; with fewer, more epochs help more than training the early blocks
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LATEST = 2.5  # a share of the budget; later, a random head is trained for a part of an epoch after all
 _LEAST_PART = 0.2  # a share of an epoch; a smaller part is not worth its validation
 _STRIDE = 32
-_SMALLER = 0.8  # of the training side, if there is no time for enough epochs after a solved head
 _SMALL_SHARE, _SMALLEST = 0.6, 96  # a share of the evaluated side, and px
 _HEAD_SHARE = 0.5  # the greatest share of the time; nothing else raises the accuracy as fast
 _SOLVE = 2e-3  # seconds per photograph for the first penalties; the others are left out if they take too long
@@ -31,12 +32,16 @@ class Rates:
     """Seconds measured on this machine.
 
     `steps`: the seconds of a training step, with loading its data, by the image side in px; one or more sides.
-    `evaluation`: the seconds that the evaluation of one photograph takes at `evaluated_side` px.
+    `evaluation`: the seconds that the evaluation of one photograph takes at `evaluated_side` px. `early_blocks`: how
+    many of the model's first blocks a plan may freeze. `frozen`: the seconds of a step in which these are frozen, as a
+    share of the seconds of a step in which they train.
     """
 
     steps: dict[int, float]
     evaluation: float
     evaluated_side: int
+    early_blocks: int = 0
+    frozen: float = 1.0
 
     def step_line(self) -> tuple[float, float]:
         """Return (a, b) such that a step takes a + b * side ** 2 seconds. Both are at least 0."""
@@ -82,7 +87,7 @@ class TimePlan:
     "none" (train everything from the start). `training`: the seconds of all steps; the last epoch may end early.
     `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `steps`: steps per epoch. `head_seconds`: the seconds
     for fitting the head. `validation`: the seconds of one validation. `finish`: the seconds reserved for the end.
-    `late`: whether a head alone takes longer than the budget.
+    `freeze`: how many blocks stay frozen to save time. `late`: whether a head alone takes longer than the budget.
     """
 
     budget: float
@@ -96,6 +101,7 @@ class TimePlan:
     head_seconds: float
     validation: float
     finish: float
+    freeze: int = 0
     late: bool = False
 
     @property
@@ -124,8 +130,9 @@ class TimePlan:
         growing = self.progressive
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
+        frozen = f" with the first {self.freeze} blocks frozen" if self.freeze else ""
         return (
-            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px ({self.training:.0f} s), "
+            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px{frozen} ({self.training:.0f} s), "
             f"evaluated at {self.image_size} px; {self.finish:.0f} s kept for the end"
         )
 
@@ -161,7 +168,8 @@ def make_time_plan(
     `epochs` are the user's; None if the plan may choose them.
 
     The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
-    possible with training on smaller images.
+    possible with training on smaller images. After a fitted head it freezes the early blocks, unless there is time for
+    many epochs without.
 
     If `work.alone` is set, the plan may only fit the head, at the greatest size that has time for all photographs. It
     does so if fewer than four epochs would train on smaller images than these, or if there is time for fewer than 200
@@ -169,19 +177,15 @@ def make_time_plan(
 
     Raises UserError if `epochs` is given and so many epochs don't fit.
     """
-    tried = [((size, next(_ladder(size, sides, trained_share, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
-    if work.solved:
-        shares = (trained_share, _SMALLER * trained_share)
-        rungs = dict.fromkeys(next(_ladder(sizes[-1], sides, share, progressive)) for share in shares)
-        tried += [((sizes[-1], each), _ENOUGH_BEHIND_HEAD) for each in rungs]
-    else:
-        ladder = list(_ladder(sizes[-1], sides, trained_share, progressive))
-        enough_of = _ENOUGH[-1:] if len(ladder) == 1 else _ENOUGH
-        tried += [((sizes[-1], each), enough) for each, enough in zip(ladder, enough_of, strict=False)]
+    tried = [
+        (size, growing, freeze, enough)
+        for size in sizes
+        for growing, freeze, enough in _rungs(size, sides, trained_share, progressive, rates, work, size == sizes[-1])
+    ]
     heads = [_head_alone(budget, spent, size, rates, work) for size in sizes] if work.alone else []
     fitting = [each for each in heads if not each.late]
-    for (size, growing), enough in tried:
-        plan = _fitted(budget, budget - spent, rates, work, size, growing, epochs)
+    for size, growing, freeze, enough in tried:
+        plan = _fitted(budget, budget - spent, rates, work, size, growing, freeze, epochs)
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
             return plan
         if epochs is None and plan.epochs_that_fit >= enough:
@@ -218,15 +222,48 @@ def matching_share(crop_scale: tuple[float, float], crop_pct: float | None) -> f
 
 
 def sides_to_try(
-    sizes: Sequence[int], sides: Collection[int], trained_share: float, progressive: Progressive | None
+    sizes: Sequence[int],
+    sides: Collection[int],
+    trained_share: float,
+    progressive: Progressive | None,
+    *,
+    head_first: bool,
 ) -> set[int]:
-    """Return the sides in px that a plan may train on. The arguments are those of `make_time_plan`."""
+    """Return the sides in px that a plan may train on. `head_first`: whether it may fit the head first.
+
+    The other arguments are those of `make_time_plan`.
+    """
     tried = set()
     for size in sizes:
-        for share in (trained_share, _SMALLER * trained_share):
-            for growing in _ladder(size, sides, share, progressive):
-                tried |= {growing.first, growing.last} if growing else {size}
+        ladder = _ladder(size, sides, trained_share, progressive)
+        for growing in islice(ladder, 1 if head_first else None):
+            tried |= {growing.first, growing.last} if growing else {size}
     return tried
+
+
+def _rungs(
+    size: int,
+    sides: Collection[int],
+    trained_share: float,
+    progressive: Progressive | None,
+    rates: Rates,
+    work: Work,
+    smallest: bool,
+) -> list[tuple[Progressive | None, int, float]]:
+    """Return what to try at the evaluated `size`, the best first: training sides, frozen blocks, epochs that suffice.
+
+    `smallest`: whether no smaller size is left to try.
+    """
+    ladder = list(_ladder(size, sides, trained_share, progressive))
+    if work.solved:
+        few = _ENOUGH_BEHIND_HEAD if smallest else _ENOUGH[0]
+        if rates.early_blocks:
+            return [(ladder[0], 0, _ENOUGH_UNFROZEN), (ladder[0], rates.early_blocks, few)]
+        return [(ladder[0], 0, few)]
+    if not smallest:
+        return [(ladder[0], 0, _ENOUGH[0])]
+    enough_of = _ENOUGH[-1:] if len(ladder) == 1 else _ENOUGH
+    return [(each, 0, enough) for each, enough in zip(ladder, enough_of, strict=False)]
 
 
 def _ladder(
@@ -254,18 +291,23 @@ def _fitted(
     work: Work,
     size: int,
     progressive: Progressive | None,
+    freeze: int,
     epochs: int | None,
 ) -> TimePlan:
     """Return the plan with `epochs`, or with as many epochs as fit if that is None.
 
     `left`: the seconds that are left of `budget`. `size`: the evaluated side in px. `progressive`: the training sides;
-    None stands for `size`.
+    None stands for `size`. `freeze`: the number of frozen blocks, 0 or `rates.early_blocks`.
     """
-    line = rates.step_line()
+    base, per_pixel = rates.step_line()
+    share = rates.frozen if freeze else 1.0
+    line = base * share, per_pixel * share
     validation = work.validation * rates.evaluate(size)
     finish = _REPORT + work.end * rates.evaluate(size) + min(_MARGIN * budget, _MOST_MARGIN)
     head_seconds = _head_seconds(rates, work, size) if work.solved else math.inf
     head = "first" if head_seconds <= _HEAD_SHARE * left else "none"
+    if head == "none":  # the classifier is random, and needs the rest to follow it
+        freeze, line = 0, rates.step_line()
     head_seconds = head_seconds if head == "first" else 0.0
     available = left - head_seconds - finish
 
@@ -273,7 +315,7 @@ def _fitted(
         most = sum(epoch_costs(line, work.steps, progressive, size, count))
         training = max(min(most, available - count * validation), 0.0)
         return TimePlan(
-            budget, size, progressive, count, head, training, line, work.steps, head_seconds, validation, finish
+            budget, size, progressive, count, head, training, line, work.steps, head_seconds, validation, finish, freeze
         )
 
     if epochs is not None:

@@ -262,6 +262,32 @@ def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, be
         assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
 
 
+@pytest.mark.parametrize("head_first", [True, False])
+def test_steps_are_measured_with_the_layers_that_the_run_freezes(
+    head_first, shard_folder, tmp_path, clock, begin, monkeypatch
+):
+    """With frozen statistics, BatchNorm is folded into convolutions, and a step takes two thirds of the time."""
+    seen: list[set[str]] = []
+
+    def folded(parts: Any) -> set[str]:
+        return {name for name, module in parts.model.named_modules() if "forward" in vars(module)}
+
+    def rates(parts: Any, *_: Any) -> Rates:
+        assert {id(each) for each in parts.frozen} == {id(each) for each in parts.step.frozen}
+        seen.append(folded(parts))
+        return RATES
+
+    def note(self: Any, *given: Any) -> None:
+        seen.append(folded(self.parts))
+        ended(self, *given)
+
+    ended = run_module.Run._after_step
+    monkeypatch.setattr("fasttrain.training.rates.measure_rates", rates)
+    monkeypatch.setattr(run_module.Run, "_after_step", note)
+    train(data=shard_folder, out=tmp_path, **TIMED, **({"weights": begin} if head_first else {}))
+    assert all(each == seen[0] for each in seen) and bool(seen[0]) is head_first
+
+
 @pytest.mark.parametrize(("late", "steps", "sides"), [(False, 8, {32, 64}), (True, 1, {32})])
 def test_measuring_ends_where_it_takes_too_much_of_the_time(late, steps, sides, shard_folder, tmp_path):
     settings = {**{name: each for name, each in TIMED.items() if name != "minutes"}, "data": shard_folder}

@@ -62,13 +62,32 @@ def test_more_time_means_more_epochs_then_larger_pictures():
     assert plan_for(2, (128,)).head == "first", "no greater size is at hand"
     behind = {minutes: plan_for(minutes, trained_share=1.0) for minutes in (2, 3, 5)}
     assert behind[5].progressive is None and behind[5].epochs_that_fit >= 2, "the evaluated size"
-    assert behind[3].progressive == Progressive(128, 128) and behind[3].epochs_that_fit >= 2, "a smaller one"
-    assert behind[2].head == "alone", "no time for two epochs"
+    assert behind[2].head == "alone", "no time for more than an epoch"
     only = make_time_plan(150, SPENT, RATES, WORK, (160,), (), trained_share=1.0)
     assert only.head == "alone", "the only size has time for one epoch"
     sizes = [plan.image_size for minutes, plan in free.items() if minutes > 2]
     assert sizes == sorted(sizes) and sizes[-1] == 224
     assert free[60].progressive == Progressive(192, 192)
+
+
+def test_early_blocks_are_frozen_unless_there_is_time_for_many_epochs():
+    def freezing(minutes: float, share: float = 0.5, sizes: tuple[int, ...] = (160,), **fixed) -> TimePlan:
+        rates = replace(RATES, early_blocks=6, frozen=share)
+        return make_time_plan(60 * minutes, SPENT, rates, WORK, sizes, SIDES, **{"trained_share": 1.0, **fixed})
+
+    short, usual, long = freezing(2), freezing(5), freezing(20)
+    assert (short.head, short.freeze) == ("first", 6) and short.epochs_that_fit >= 1.5, "the head alone without freezing"
+    assert plan_for(2, trained_share=1.0).head == "alone"
+    assert usual.freeze == 6 and usual.epochs_that_fit > 1.9 * plan_for(5, trained_share=1.0).epochs_that_fit
+    assert "epochs at 160 px with the first 6 blocks frozen (" in usual.line_of_choice()
+    assert long.freeze == 0 and long.epochs_that_fit >= 12 and "frozen" not in long.line_of_choice()
+    assert freezing(5, epochs=2).freeze == 0, "so many epochs fit without"
+    assert freezing(5, epochs=4).freeze == 6, "only so do so many fit"
+    larger = freezing(5, sizes=(224, 192, 160, 128)), plan_for(5, (224, 192, 160, 128), trained_share=1.0)
+    assert larger[0].image_size > larger[1].image_size and larger[0].epochs_that_fit >= 4
+    slow = replace(RATES, evaluation=0.05, early_blocks=6, frozen=0.5)
+    late = make_time_plan(300, SPENT, slow, replace(WORK, alone=False), (160,), SIDES, trained_share=1.0)
+    assert (late.head, late.freeze) == ("none", 0) and late.line == RATES.step_line(), "a random head needs the rest"
 
 
 def test_a_budget_too_small_for_training_leaves_the_head_alone_and_says_so():
@@ -85,7 +104,7 @@ def test_a_machine_too_slow_for_the_features_fits_the_head_late_rather_than_trai
     plan = make_time_plan(120, SPENT, slow, WORK, (160,), SIDES, trained_share=0.8)
     assert plan.head == "alone" and SPENT + plan.seconds > 120 and "more than the budget" in plan.line_of_choice()
     many = replace(WORK, photographs=20_000, steps=312, solved=10_000)
-    assert make_time_plan(120, SPENT, slow, many, (160,), SIDES, trained_share=1.0).head == "none", (
+    assert make_time_plan(120, SPENT, slow, many, (160,), SIDES, trained_share=0.8).head == "none", (
         "features would take ten minutes"
     )
     new = replace(WORK, solved=0, alone=False)
@@ -152,9 +171,11 @@ def test_pictures_grow_over_the_epochs_after_the_head():
 
 
 def test_sizes_that_the_model_does_not_take_are_not_trained_on():
-    assert sides_to_try([224], (), 0.8, None) == {224}
-    assert sides_to_try([160], SIDES, 1.0, None) == {96, 128, 160}
-    assert sides_to_try([160], SIDES, 0.8, None) == {96, 128}
+    assert sides_to_try([224], (), 0.8, None, head_first=False) == {224}
+    assert sides_to_try([160], SIDES, 1.0, None, head_first=False) == {96, 160}
+    assert sides_to_try([160], SIDES, 0.8, None, head_first=False) == {96, 128}
+    assert sides_to_try([160], SIDES, 0.8, None, head_first=True) == {128}, "no smaller ones after a fitted head"
+    assert sides_to_try([224, 160], SIDES, 1.0, None, head_first=True) == {224, 160}
     plan = make_time_plan(600, SPENT, RATES, WORK, [224], (), trained_share=1.0)
     assert plan.progressive is None and plan.image_size == 224
 
@@ -232,7 +253,9 @@ def test_a_pace_knows_the_part_of_the_last_epoch_that_there_is_time_for():
 
 def test_a_pace_continues_from_its_state_and_follows_other_minutes():
     plan = plan_for(5)
-    config = resolve({"minutes": 5, "image_size": 160, "epochs": plan.epochs, "progressive": str(plan.progressive)})
+    plan = replace(plan, freeze=6)
+    settings = {"epochs": plan.epochs, "progressive": str(plan.progressive), "freeze": 6}
+    config = resolve({"minutes": 5, "image_size": 160, **settings})
     pace = Pace(plan, 0.0)
     pace.look(0, 150.0)  # late
     for _ in range(10):
