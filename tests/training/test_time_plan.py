@@ -42,7 +42,7 @@ def test_a_plan_fills_its_budget_and_never_exceeds_it(minutes, sizes):
         return
     assert SPENT + plan.seconds <= 60 * minutes and plan.head == "first"
     costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, plan.epochs)
-    assert sum(costs[:-1]) <= plan.training <= sum(costs) and plan.epochs_that_fit >= 2
+    assert sum(costs[:-1]) <= plan.training <= sum(costs) + 1e-6 and plan.epochs_that_fit >= 1
     unused = 60 * minutes - SPENT - plan.seconds
     assert unused <= 0.2 * max(costs) + plan.validation + 1e-6 or plan.epochs == 30
 
@@ -61,10 +61,11 @@ def test_more_time_means_more_epochs_then_larger_pictures():
     assert plan_for(2, (160, 128)).image_size == 160
     assert plan_for(2, (128,)).head == "first", "no greater size is at hand"
     behind = {minutes: plan_for(minutes, trained_share=1.0) for minutes in (2, 3, 5)}
+    assert behind[2].head == "alone", "no time for an epoch"
     assert behind[5].progressive is None and behind[5].epochs_that_fit >= 2, "the evaluated size"
-    assert behind[2].head == "alone", "no time for more than an epoch"
-    only = make_time_plan(150, SPENT, RATES, WORK, (160,), (), trained_share=1.0)
-    assert only.head == "alone", "the only size has time for one epoch"
+    assert behind[3].head == "first" and 1 <= behind[3].epochs_that_fit < 2
+    only = make_time_plan(100, SPENT, RATES, WORK, (160,), (), trained_share=1.0)
+    assert only.head == "alone", "the only size has no time for an epoch"
     sizes = [plan.image_size for minutes, plan in free.items() if minutes > 2]
     assert sizes == sorted(sizes) and sizes[-1] == 224
     assert free[60].progressive == Progressive(192, 192)
@@ -75,9 +76,9 @@ def test_early_blocks_are_frozen_unless_there_is_time_for_many_epochs():
         rates = replace(RATES, early_blocks=6, frozen=share)
         return make_time_plan(60 * minutes, SPENT, rates, WORK, sizes, SIDES, **{"trained_share": 1.0, **fixed})
 
-    short, usual, long = freezing(2), freezing(5), freezing(20)
-    assert (short.head, short.freeze) == ("first", 6) and short.epochs_that_fit >= 1.5, "the head alone without freezing"
-    assert plan_for(2, trained_share=1.0).head == "alone"
+    short, usual, long = freezing(1.5), freezing(5), freezing(40)
+    assert (short.head, short.freeze) == ("first", 6) and short.epochs_that_fit >= 1
+    assert plan_for(1.5, trained_share=1.0).head == "alone", "and without freezing"
     assert usual.freeze == 6 and usual.epochs_that_fit > 1.9 * plan_for(5, trained_share=1.0).epochs_that_fit
     assert "epochs at 160 px with the first 6 blocks frozen (" in usual.line_of_choice()
     assert long.freeze == 0 and long.epochs_that_fit >= 12 and "frozen" not in long.line_of_choice()
