@@ -118,7 +118,7 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], f
 
     The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
     call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated. With
-    `freezable` above 0, a few more steps are made with so many blocks frozen, which stay frozen afterwards.
+    `freezable` above 0, one more step or a few are made with so many blocks frozen, which stay frozen afterwards.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
@@ -128,7 +128,7 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], f
         if not steps or not late():
             steps[side] = _step_seconds(parts, side, warm_up, timed, late)
     evaluation = _evaluation_seconds(parts, 1 if late() else warm_up + timed)
-    if not freezable or late():
+    if not freezable:
         return Rates(steps, evaluation, size)
     parts.step = replace(parts.step, frozen=[*parts.step.frozen, *freeze_blocks(parts.model, freezable)])
     last = max(steps)

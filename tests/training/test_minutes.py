@@ -288,15 +288,20 @@ def test_steps_are_measured_with_the_layers_that_the_run_freezes(
     assert all(each == seen[0] for each in seen) and bool(seen[0]) is head_first
 
 
-@pytest.mark.parametrize(("late", "steps", "sides"), [(False, 8, {32, 64}), (True, 1, {32})])
-def test_measuring_ends_where_it_takes_too_much_of_the_time(late, steps, sides, shard_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("late", "freezable", "steps", "sides"),
+    [(False, 0, 8, {32, 64}), (True, 0, 1, {32}), (False, 4, 12, {32, 64}), (True, 4, 2, {32})],
+)
+def test_measuring_ends_where_it_takes_too_much_of_the_time(late, freezable, steps, sides, shard_folder, tmp_path):
     settings = {**{name: each for name, each in TIMED.items() if name != "minutes"}, "data": shard_folder}
     config = resolve({**settings, "out": tmp_path})
     with Ranks() as ranks:
         parts = make_parts(RunStart(config), make_console(quiet=True), ranks)
         with closing(parts.loaders):
-            rates = measure_rates(parts, [32, 64], lambda: late)
+            rates = measure_rates(parts, [32, 64], lambda: late, freezable)
     assert parts.state.step == steps and set(rates.steps) == sides and rates.evaluation > 0
+    assert rates.early_blocks == freezable and 0 < rates.frozen <= 1
+    assert any(not each.requires_grad for each in parts.model.parameters()) is bool(freezable)
 
 
 RANK = """
