@@ -199,7 +199,10 @@ class OptimizationSettings(Settings):
     )
     epochs: int = Field(10, ge=1, le=100_000, description="number of passes over the training photographs")
     minutes: float | None = Field(
-        None, gt=0, le=1_000_000, description="train the best model within this time; chooses epochs and sizes"
+        None,
+        gt=0,
+        le=1_000_000,
+        description="train the best model within this time; chooses epochs, sizes and frozen blocks",
     )
     head_epochs: int = Field(
         0, ge=0, description="train only the classifier in the first N epochs, on cached features if possible"

@@ -12,10 +12,10 @@ from fasttrain.errors import UserError
 
 
 def early_blocks(model: torch.nn.Module) -> int:
-    """Return how many groups of layers are the first third of `model`, or 0 if it has no `group_matcher`.
+    """Return the number of layer groups in the first third of `model`, or 0 without a `group_matcher`.
 
-    They see the largest feature maps, so they take about half of a training step, but they learn edges and textures,
-    which hardly change from one data set to the next (Yosinski et al. 2014).
+    The first groups have the largest feature maps, so they take about half of a training step. They find edges and
+    textures, which hardly differ between data sets (Yosinski et al. 2014).
     """
     return len(_groups(model)) // 3 if hasattr(model, "group_matcher") else 0
 

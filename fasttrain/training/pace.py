@@ -181,7 +181,8 @@ def resumed_plan(state: dict[str, Any], config: TrainConfig, steps: int) -> Time
     size or number of ranks.
     """
     stored = state["plan"]
-    base, per_pixel = (each * stored["steps"] / steps for each in stored["line"])
+    share = stored["steps"] / steps  # 1.0 changes no bit of the line
+    base, per_pixel = (share * each for each in stored["line"])
     return TimePlan(
         **{name: stored[name] for name in _STORED},
         budget=60 * (config.minutes or 0.0),
@@ -190,5 +191,4 @@ def resumed_plan(state: dict[str, Any], config: TrainConfig, steps: int) -> Time
         epochs=config.epochs - config.head_epochs,
         line=(base, per_pixel),
         steps=steps,
-        freeze=config.freeze,
     )

@@ -16,10 +16,10 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
-from fasttrain.model.freeze import freeze_statistics
 from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
+from fasttrain.text import counted
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
 from fasttrain.training.linear_probe import Watched, l2_strength, most_for_head, to_features
 from fasttrain.training.resume import RunStart
@@ -121,10 +121,11 @@ class RunParts:
         untried = [each for each in penalties if not any(math.isclose(each, other, rel_tol=1e-6) for other in tried)]
         return untried[0] if untried else penalties[self.state.epoch]
 
-    def freeze_statistics(self) -> None:
-        """Keep the statistics of all BatchNorm layers as they are from now on."""
-        self.frozen = [*self.frozen, *freeze_statistics(self.model)]
-        self.step = replace(self.step, frozen=[*self.step.frozen, *freeze_statistics(self.model)])
+    def freeze(self, modules: list[torch.nn.Module]) -> None:
+        """Keep `modules` in eval mode from now on, and fold the BatchNorm layers among them."""
+        self.frozen = [*self.frozen, *modules]
+        self.step = replace(self.step, frozen=[*self.step.frozen, *modules])
+        self.fold_frozen()
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.
@@ -176,7 +177,7 @@ class RunParts:
         for line in absent_classes(self.shards):
             yield Text.assemble(("classes: ", "yellow"), line)
         yield from self.notes
-        frozen = f", the first {config.freeze} blocks frozen" if config.freeze else ""
+        frozen = f", the first {counted(config.freeze, 'block')} frozen" if config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         yield f"model: {config.model}, {count:,} trainable parameters{frozen}, on {self.device}"
         if size > 1:

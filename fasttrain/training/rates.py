@@ -19,7 +19,7 @@ from fasttrain.config.values import usual_warmup
 from fasttrain.device import copy_to, release_memory, synchronize
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import trained_norms
-from fasttrain.model.freeze import early_blocks, freeze_blocks, keep_frozen
+from fasttrain.model.freeze import early_blocks, freeze_blocks, freeze_statistics, keep_frozen
 from fasttrain.model.input_size import img_size_for, takes
 from fasttrain.training.linear_probe import most_for_head
 from fasttrain.training.loop import step_batches
@@ -34,6 +34,7 @@ _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": Non
 _WARM_UP, _TIMED = {"cpu": 2}, {"cpu": 2}  # steps; other devices make more, because their steps are short
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
 _MEASURING_SHARE = 0.1  # a share of the budget; after that, one step and one batch must be enough
+_SAVES = 0.9  # a share of a step's time; if frozen blocks leave more, they save too little
 _LEAST_SIZE, _STRIDE = 128, 32  # px
 _PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 
@@ -63,17 +64,15 @@ def with_time_plan(
         head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
         no_head = _why_no_head(parts, config) if head_epochs else ""
         head_first = head_epochs > 0 and not no_head
-        freezes = head_first and config.freeze_bn == "auto"
-        if freezes:
-            parts.freeze_statistics()
-        parts.fold_frozen()
+        if head_first and config.freeze_bn == "auto":
+            parts.freeze(freeze_statistics(parts.model))
         tried = sides_to_try(sizes, sides, share, progressive, head_first=head_first)
         most = _MEASURING_SHARE * 60 * asked.minutes
         measured = measure_rates(
             parts,
             sorted({min(tried), max(tried)}),
             lambda: ranks.from_main(lambda: elapsed() > most),
-            early_blocks(parts.model) if head_first and not config.freeze else 0,
+            early_blocks(parts.model) if head_first and "freeze" not in given else 0,
         )
         rates, spent = ranks.from_main(lambda: (measured, elapsed()))
         work = _work(parts, config, head=head_first)
@@ -96,10 +95,9 @@ def with_time_plan(
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
     usual = usual_warmup(plan.epochs_that_fit, head_first=plan.head == "first")
-    chosen["freeze"] = plan.freeze or config.freeze
     chosen["warmup_epochs"] = min(config.warmup_epochs if "warmup_epochs" in given else usual, float(plan.epochs))
-    if freezes and plan.head == "none":  # steps with trained statistics would be slower than the measured ones
-        chosen["freeze_bn"] = "on"
+    if plan.freeze:
+        chosen["freeze"] = plan.freeze
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
         if asked.monitor == "auto":  # labels aren't smoothed here, and the loss tells penalties apart with less noise
@@ -117,8 +115,9 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], f
     """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
 
     The weights change. All ranks make the same steps. `late` returns whether measuring has taken too long; all ranks
-    call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated. With
-    `freezable` above 0, one more step or a few are made with so many blocks frozen, which stay frozen afterwards.
+    call it together. Once it returns True, only the first side gets a step, and a single batch is evaluated. If
+    `freezable` is above 0, the steps at the greatest measured side are repeated with so many blocks frozen. These stay
+    frozen.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
@@ -130,10 +129,10 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], f
     evaluation = _evaluation_seconds(parts, 1 if late() else warm_up + timed)
     if not freezable:
         return Rates(steps, evaluation, size)
-    parts.step = replace(parts.step, frozen=[*parts.step.frozen, *freeze_blocks(parts.model, freezable)])
+    parts.freeze(freeze_blocks(parts.model, freezable))
     last = max(steps)
-    frozen = min(_step_seconds(parts, last, warm_up, timed, late) / steps[last], 1.0)
-    return Rates(steps, evaluation, size, freezable, frozen)
+    frozen = _step_seconds(parts, last, warm_up, timed, late) / steps[last]
+    return Rates(steps, evaluation, size, freezable, frozen) if frozen < _SAVES else Rates(steps, evaluation, size)
 
 
 def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Callable[[], bool]) -> float:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
+from fasttrain.text import counted
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
@@ -130,7 +131,7 @@ class TimePlan:
         growing = self.progressive
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
-        frozen = f" with the first {self.freeze} blocks frozen" if self.freeze else ""
+        frozen = f" with the first {counted(self.freeze, 'block')} frozen" if self.freeze else ""
         return (
             f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px{frozen} ({self.training:.0f} s), "
             f"evaluated at {self.image_size} px; {self.finish:.0f} s kept for the end"
@@ -167,25 +168,31 @@ def make_time_plan(
     `trained_share`: the training side as a share of the evaluated one (see `matching_share`). `progressive` and
     `epochs` are the user's; None if the plan may choose them.
 
-    The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, if
-    possible with training on smaller images. After a fitted head it freezes the early blocks, unless there is time for
-    many epochs without.
+    The plan has the greatest size that leaves time for enough epochs. If no size does, it has the smallest size, and
+    without a fitted head it trains on smaller images. After a fitted head the early blocks stay frozen, unless there is
+    time for many epochs without.
 
     If `work.alone` is set, the plan may only fit the head, at the greatest size that has time for all photographs. It
-    does so if fewer than four epochs would train on smaller images than these, or if there is time for fewer than 200
-    steps.
+    does so if fewer than four epochs would train from a random head or on smaller images than these. It also does so if
+    there is time for less than an epoch and fewer than 200 steps.
 
     Raises UserError if `epochs` is given and so many epochs don't fit.
     """
+    left = budget - spent
     tried = [
         (size, growing, freeze, enough)
         for size in sizes
-        for growing, freeze, enough in _rungs(size, sides, trained_share, progressive, rates, work, size == sizes[-1])
+        for growing, freeze, enough in _rungs(
+            list(_ladder(size, sides, trained_share, progressive)),
+            rates.early_blocks,
+            head_first=_head_fits(left, rates, work, size),
+            smallest=size == sizes[-1],
+        )
     ]
     heads = [_head_alone(budget, spent, size, rates, work) for size in sizes] if work.alone else []
     fitting = [each for each in heads if not each.late]
     for size, growing, freeze, enough in tried:
-        plan = _fitted(budget, budget - spent, rates, work, size, growing, freeze, epochs)
+        plan = _fitted(budget, left, rates, work, size, growing, freeze, epochs)
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
             return plan
         if epochs is None and plan.epochs_that_fit >= enough:
@@ -194,7 +201,8 @@ def make_time_plan(
             few = plan.epochs_that_fit < _ENOUGH[0]
             better = fitting and (plan.head == "none" or fitting[0].image_size > size)
             return fitting[0] if few and better else plan
-    if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
+    many = plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and not (fitting and plan.head == "none")
+    if many and epochs is None:
         return plan
     if epochs is not None:
         costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, epochs)
@@ -230,7 +238,7 @@ def sides_to_try(
     *,
     head_first: bool,
 ) -> set[int]:
-    """Return the sides in px that a plan may train on. `head_first`: whether it may fit the head first.
+    """Return the sides in px that a plan may train on. `head_first`: whether the plan may fit the head first.
 
     The other arguments are those of `make_time_plan`.
     """
@@ -243,26 +251,19 @@ def sides_to_try(
 
 
 def _rungs(
-    size: int,
-    sides: Collection[int],
-    trained_share: float,
-    progressive: Progressive | None,
-    rates: Rates,
-    work: Work,
-    smallest: bool,
+    ladder: list[Progressive | None], early_blocks: int, *, head_first: bool, smallest: bool
 ) -> list[tuple[Progressive | None, int, float]]:
-    """Return what to try at the evaluated `size`, the best first: training sides, frozen blocks, epochs that suffice.
+    """Return triples to try at one size, in this order: training sides, frozen blocks, and the epochs that suffice.
 
-    `smallest`: whether no smaller size is left to try.
+    `ladder`: the training sides of `_ladder`. `early_blocks`: how many blocks may be frozen. `head_first`: whether the
+    head is fitted first. `smallest`: whether no smaller size is left to try.
     """
-    ladder = list(_ladder(size, sides, trained_share, progressive))
-    if work.solved:
+    best = ladder[0]
+    if head_first:
         few = _ENOUGH_BEHIND_HEAD if smallest else _ENOUGH[0]
-        if rates.early_blocks:
-            return [(ladder[0], 0, _ENOUGH_UNFROZEN), (ladder[0], rates.early_blocks, few)]
-        return [(ladder[0], 0, few)]
+        return [(best, 0, _ENOUGH_UNFROZEN), (best, early_blocks, few)] if early_blocks else [(best, 0, few)]
     if not smallest:
-        return [(ladder[0], 0, _ENOUGH[0])]
+        return [(best, 0, _ENOUGH[0])]
     enough_of = _ENOUGH[-1:] if len(ladder) == 1 else _ENOUGH
     return [(each, 0, enough) for each, enough in zip(ladder, enough_of, strict=False)]
 
@@ -302,14 +303,11 @@ def _fitted(
     """
     base, per_pixel = rates.step_line()
     share = rates.frozen if freeze else 1.0
-    line = base * share, per_pixel * share
+    line = share * base, share * per_pixel
     validation = work.validation * rates.evaluate(size)
     finish = _REPORT + work.end * rates.evaluate(size) + min(_MARGIN * budget, _MOST_MARGIN)
-    head_seconds = _head_seconds(rates, work, size) if work.solved else math.inf
-    head = "first" if head_seconds <= _HEAD_SHARE * left else "none"
-    if head == "none":  # the classifier is random, and needs the rest to follow it
-        freeze, line = 0, rates.step_line()
-    head_seconds = head_seconds if head == "first" else 0.0
+    head = "first" if _head_fits(left, rates, work, size) else "none"
+    head_seconds = _head_seconds(rates, work, size) if head == "first" else 0.0
     available = left - head_seconds - finish
 
     def with_epochs(count: int) -> TimePlan:
@@ -348,6 +346,11 @@ def _head_alone(budget: float, spent: float, size: int, rates: Rates, work: Work
         finish=_REPORT,
         late=spent + head_seconds + _REPORT > budget,
     )
+
+
+def _head_fits(left: float, rates: Rates, work: Work, size: int) -> bool:
+    """Return whether the head can be fitted at `size` px in at most half of the `left` seconds."""
+    return work.solved > 0 and _head_seconds(rates, work, size) <= _HEAD_SHARE * left
 
 
 def _head_seconds(rates: Rates, work: Work, size: int) -> float:

@@ -58,9 +58,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         made.now += made.slow * (base + per_pixel * side**2)
         return after_step(self, side)
 
-    def rates(*_: Any) -> Rates:
+    def rates(parts: Any, sides: Any, late: Any, freezable: int = 0) -> Rates:
         made.measured += 1
-        return RATES
+        return replace(RATES, early_blocks=freezable, frozen=0.6)
 
     monkeypatch.setattr(Pace, "after_step", step)
     monkeypatch.setattr("fasttrain.training.rates.measure_rates", rates)
@@ -98,7 +98,22 @@ def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_fo
     assert [each for each in range(len(run.history)) if "l2" in run.history[each]] == list(range(7))
     assert run.history[-1]["learning_rate"] < 0.1 * TIMED["learning_rate"]
     assert json.loads((run.folder / "evaluation.json").read_text())
-    assert "minutes = 1.0" in (run.folder / "config.toml").read_text()
+    written = (run.folder / "config.toml").read_text()
+    assert "minutes = 1.0" in written and "freeze = 6" in written
+    assert "blocks frozen (" in said and frozen_and_trained(run.folder, begin) == (True, True)
+
+
+def frozen_and_trained(folder: Path, begin: Path) -> tuple[bool, bool]:
+    """Return whether the stem of the last epoch's model is as in `begin`, and whether its last convolution is not."""
+    after, begun = last_state(folder)["model"], torch.load(begin)
+    stem, last = "conv_stem.weight", "conv_head.weight"
+    return torch.equal(begun[stem], after[stem]), not torch.equal(begun[last], after[last])
+
+
+def test_given_frozen_blocks_are_kept(shard_folder, tmp_path, clock, begin):
+    run = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin, freeze=0)
+    assert "freeze = 0" in (run.folder / "config.toml").read_text()
+    assert frozen_and_trained(run.folder, begin) == (False, True)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +140,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     if not uninterrupted:
         uninterrupted["run"] = train(data=shard_folder, out=tmp_path / "alone", **TIMED, weights=begin)
     alone = uninterrupted["run"]
+    assert last_state(alone.folder)["config"]["freeze"] > 0
     clock.now = 0.0
     with killed_after(when):
         train(data=shard_folder, out=tmp_path / "killed", **{**TIMED, "save_every": 1}, weights=begin)
@@ -300,7 +316,7 @@ def test_measuring_ends_where_it_takes_too_much_of_the_time(late, freezable, ste
         with closing(parts.loaders):
             rates = measure_rates(parts, [32, 64], lambda: late, freezable)
     assert parts.state.step == steps and set(rates.steps) == sides and rates.evaluation > 0
-    assert rates.early_blocks == freezable and 0 < rates.frozen <= 1
+    assert rates.early_blocks in (0, freezable) and 0 < rates.frozen <= 1
     assert any(not each.requires_grad for each in parts.model.parameters()) is bool(freezable)
 
 
