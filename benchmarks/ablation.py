@@ -42,7 +42,7 @@ def ingredients(recipe: str, epochs: int | None = None) -> list[str]:
 
 def without(recipe: str, ingredient: str, epochs: int | None) -> Contender:
     """Return fasttrain with all settings of the recipe but one. They are given by name, for a recipe would add it."""
-    kept = {name: value for name, value in settings(recipe, epochs).items() if name not in (ingredient, "epochs")}
+    kept = {name: value for name, value in settings(recipe, epochs).items() if name != ingredient}
     return Contender("ours.py", "fasttrain", kept | BASE)
 
 

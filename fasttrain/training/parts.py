@@ -122,10 +122,9 @@ class RunParts:
         return untried[0] if untried else penalties[self.state.epoch]
 
     def freeze(self, modules: list[torch.nn.Module]) -> None:
-        """Keep `modules` in eval mode from now on, and fold the BatchNorm layers among them."""
+        """Keep `modules` in eval mode from now on. Call `fold_frozen` afterwards, so that they cost less."""
         self.frozen = [*self.frozen, *modules]
         self.step = replace(self.step, frozen=[*self.step.frozen, *modules])
-        self.fold_frozen()
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call this after the weights have been loaded.

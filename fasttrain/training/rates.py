@@ -66,6 +66,7 @@ def with_time_plan(
         head_first = head_epochs > 0 and not no_head
         if head_first and config.freeze_bn == "auto":
             parts.freeze(freeze_statistics(parts.model))
+        parts.fold_frozen()
         tried = sides_to_try(sizes, sides, share, progressive, head_first=head_first)
         most = _MEASURING_SHARE * 60 * asked.minutes
         measured = measure_rates(
@@ -130,6 +131,7 @@ def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool], f
     if not freezable:
         return Rates(steps, evaluation, size)
     parts.freeze(freeze_blocks(parts.model, freezable))
+    parts.fold_frozen()
     last = max(steps)
     frozen = _step_seconds(parts, last, warm_up, timed, late) / steps[last]
     return Rates(steps, evaluation, size, freezable, frozen) if frozen < _SAVES else Rates(steps, evaluation, size)

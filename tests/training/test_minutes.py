@@ -278,9 +278,9 @@ def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, be
         assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
 
 
-@pytest.mark.parametrize("head_first", [True, False])
+@pytest.mark.parametrize(("head_first", "given"), [(True, {}), (False, {}), (False, {"freeze": 4})])
 def test_steps_are_measured_with_the_layers_that_the_run_freezes(
-    head_first, shard_folder, tmp_path, clock, begin, monkeypatch
+    head_first, given, shard_folder, tmp_path, clock, begin, monkeypatch
 ):
     """With frozen statistics, BatchNorm is folded into convolutions, and a step takes two thirds of the time."""
     seen: list[set[str]] = []
@@ -300,8 +300,8 @@ def test_steps_are_measured_with_the_layers_that_the_run_freezes(
     ended = run_module.Run._after_step
     monkeypatch.setattr("fasttrain.training.rates.measure_rates", rates)
     monkeypatch.setattr(run_module.Run, "_after_step", note)
-    train(data=shard_folder, out=tmp_path, **TIMED, **({"weights": begin} if head_first else {}))
-    assert all(each == seen[0] for each in seen) and bool(seen[0]) is head_first
+    train(data=shard_folder, out=tmp_path, **TIMED, **given, **({"weights": begin} if head_first else {}))
+    assert all(each == seen[0] for each in seen) and bool(seen[0]) is (head_first or bool(given))
 
 
 @pytest.mark.parametrize(
