@@ -6,9 +6,10 @@
     while python benchmarks/ablation.py next; do :; done             # all that are missing; exit code 3: there is none
     python benchmarks/ablation.py table                              # docs/benchmarks/ablation.md
 
-Photographs, weights and size are those of `benchmarks/accuracy.py`, whose first lines say what to install. An
-ingredient that is left out has the value that it has without a recipe. All runs begin with an epoch of the classifier
-alone and keep the first third of the blocks frozen, as short runs with `--minutes` do; that halves their time.
+Photographs and weights are those of `benchmarks/accuracy.py`, whose first lines say what to install. An ingredient
+that is left out has the value that it has without a recipe. All runs begin with an epoch of the classifier alone and
+keep the first third of the blocks frozen, as short runs with `--minutes` do; that halves their time. `fast`, the recipe
+of `--minutes`, runs on images of the contest's size, the others on smaller ones.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 NOTHING = "nothing"
 BASE = {"head_epochs": 1, "freeze": 6, "monitor": "auto"}  # settings of all runs
 EPOCHS = {"classic": 5, "fast": 5, "accurate": 20}  # with fewer than 20, "accurate" leaves ingredients out
+SIDES = {"classic": 96, "fast": 160, "accurate": 96}  # px; the 30 runs of "accurate" take hours as it is
 LENGTH = ("epochs", "early_stopping")  # settings of how long a run is, no ingredients
 
 
@@ -59,7 +61,9 @@ def table(runs: list[records.Record]) -> str:
             if name != NOTHING:
                 gain = records.shown(records.interval(base, found), "+")
                 rows.append([f"without {name}", records.shown(records.interval(found)), gain, str(len(found))])
-        header = [f"`--recipe {recipe}`", "top1, %", "what the ingredient adds, points", "seeds"]
+        run = records.matching(runs, {"recipe": recipe})[0]
+        title = f"`--recipe {recipe}`, {run['epochs']} epochs, {run['side']} px"
+        header = [title, "top1, %", "what the ingredient adds, points", "seeds"]
         parts += [records.markdown(header, rows), ""]
     return "\n".join(parts) or "No run yet.\n"
 
@@ -80,6 +84,7 @@ def main() -> None:
     parser.add_argument("ingredient", nargs="?", default=NOTHING)
     parser.add_argument("seed", nargs="?", type=int, default=1)
     add_options(parser, DOCS / "ablation.jsonl")
+    parser.set_defaults(side=None)
     given = parser.parse_args()
     runs = records.read(given.results)
     if given.what == "list":
@@ -99,6 +104,7 @@ def main() -> None:
     key = {"recipe": recipe, "without": ingredient, "seed": seed}
     if not records.has(runs, key):
         epochs = given.epochs or EPOCHS[recipe]
+        given.side = given.side or SIDES[recipe]
         Contest(given).record(key, without(recipe, ingredient, epochs), seed, epochs, 0.0)
 
 

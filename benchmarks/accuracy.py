@@ -264,7 +264,7 @@ def chart(runs: list[records.Record], path: Path) -> None:
             points.append((sum(run["seconds"] for run in mine) / len(mine), *records.interval(right)))
         if not points:
             continue
-        seconds, top1, low, high = 100 * np.array(points).T
+        seconds, top1, low, high = 100 * np.array(sorted(points)).T
         seconds /= 100
         colour = OURS if contender.ours else THEIRS
         style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.4, "elinewidth": 0.6}

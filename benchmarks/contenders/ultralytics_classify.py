@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from PIL import Image
 from ultralytics.data.augment import classify_transforms
 from ultralytics.models.yolo.classify import ClassificationTrainer
 from ultralytics.nn.tasks import ClassificationModel
+from ultralytics.utils import torch_utils
+
+torch_utils.NUM_THREADS = len(os.sched_getaffinity(0))  # its own choice leaves a core idle, half of this machine
 
 
 class Backbone(torch.nn.Module):
