@@ -11,7 +11,6 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "learning_rate": 3e-4,
         "scheduler": "plateau",
-        "warmup_epochs": 0.0,
         "batch_size": 32,
         "crop_scale": (0.35, 1.0),
     },
