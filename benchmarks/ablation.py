@@ -20,7 +20,7 @@ from itertools import product
 from typing import Any
 
 import records
-from accuracy import DOCS, NOTHING_LEFT, SEEDS, Contest, add_options
+from accuracy import DOCS, NOTHING_LEFT, SEEDS, SIDE, Contest, add_options
 from contest import Contender
 
 from fasttrain.config.recipes import RECIPES, recipe_defaults
@@ -28,7 +28,7 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 NOTHING = "nothing"
 BASE = {"head_epochs": 1, "freeze": 6, "monitor": "auto"}  # settings of all runs
 EPOCHS = {"classic": 5, "fast": 5, "accurate": 20}  # with fewer than 20, "accurate" leaves ingredients out
-SIDES = {"classic": 96, "fast": 160, "accurate": 96}  # px; the 30 runs of "accurate" take hours as it is
+SIDES = {"classic": 96, "fast": SIDE, "accurate": 96}  # px; the 30 runs of "accurate" take hours as it is
 LENGTH = ("epochs", "early_stopping")  # settings of how long a run is, no ingredients
 
 

@@ -14,7 +14,7 @@ from ultralytics.models.yolo.classify import ClassificationTrainer
 from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils import torch_utils
 
-torch_utils.NUM_THREADS = len(os.sched_getaffinity(0))  # its own choice leaves a core idle, half of this machine
+torch_utils.NUM_THREADS = len(os.sched_getaffinity(0))  # by itself it leaves one of the contest's two cores idle
 
 
 class Backbone(torch.nn.Module):
